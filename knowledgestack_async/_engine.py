@@ -1,0 +1,305 @@
+"""One call from its slot to its outcome: tries, waits, and what to say at the end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import attrs
+
+from . import errors
+from ._clock import Clock
+from ._codec import DecodeError
+from ._dialects import Dialect, Route, Target
+from ._governor import Governor, Slot
+from ._negotiation import Negotiation
+from ._problems import Problem, call_facts, make_error
+from ._retry import Chance, Fault, RetryBudget, decide, fault_of
+from ._settings import CallOptions, resolve_key
+from ._transport import Failure, Transport
+from ._version import __version__
+from ._wire import Answer, Call, Misdelivered, Secret, list_reader, read_retry_after
+from .errors import RequestError
+
+__all__ = ["Done", "Engine"]
+
+T = TypeVar("T")
+
+logger = logging.getLogger("knowledgestack_async")
+
+FOREVER = float("inf")
+
+
+@attrs.frozen
+class Done(Generic[T]):
+    """What came of a call. ``doubted``: an earlier try of it may have acted already."""
+
+    value: T
+    doubted: bool
+
+
+@attrs.define
+class _Progress:
+    """What happened to one call so far."""
+
+    deadline_at: float
+    give_up_at: float = FOREVER
+    tries: int = 0
+    retries: int = 0
+    doubted: bool = False
+
+
+class Engine:
+    """Runs calls: takes a slot, tries, decides whether to try again, and tells what came of it."""
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        transport: Transport,
+        governor: Governor,
+        negotiation: Negotiation,
+        clock: Clock,
+        chance: Chance,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._base_url = base_url
+        self._transport = transport
+        self._governor = governor
+        self._negotiation = negotiation
+        self._clock = clock
+        self._chance = chance
+        self._wall_clock = wall_clock
+        self.budget = RetryBudget()
+        self.requests = 0
+        self.retries = 0
+
+    async def run(self, call: Call[T], options: CallOptions) -> Done[T]:
+        """Send a call until it has an outcome.
+
+        Raises:
+            RequestError: It failed; which one, the tree of errors says.
+        """
+        deadline = FOREVER if options.deadline is None else self._clock.now() + options.deadline
+        progress = _Progress(deadline)
+        problem: Problem | None = None
+        while True:
+            dialect = self._negotiation.dialect
+            target = call.target(dialect)
+            slot = await self._take_slot(call, options, target, progress, problem)
+            try:
+                outcome = await self._try_once(call, options, dialect, target, progress, slot)
+            finally:
+                self._governor.release()
+            if not isinstance(outcome, Problem):
+                self.budget.give_back(progress.retries)
+                return Done(outcome.value, progress.doubted)
+            problem = outcome
+            status = None if problem.answer is None else problem.answer.status
+            if status == 404:
+                if progress.doubted and call.gone is not None:
+                    return Done(call.gone(), doubted=True)
+                if call.route and await self._has_moved(dialect, options, progress, call.route):
+                    continue
+            await self._wait_or_raise(call, options, target, progress, problem)
+            progress.doubted |= problem.fault in {Fault.UNCERTAIN, Fault.ODD}
+
+    async def _take_slot(
+        self,
+        call: Call[Any],
+        options: CallOptions,
+        target: Target,
+        progress: _Progress,
+        problem: Problem | None,
+    ) -> Slot:
+        time_left = min(progress.deadline_at, progress.give_up_at) - self._clock.now()
+        cooling = self._governor.cooling_for()
+        if cooling < min(time_left, options.retry.give_up_after):
+            try:
+                slot = await self._governor.acquire(call.priority, time_left)
+            except TimeoutError:
+                cooling = 0.0
+            else:
+                if progress.give_up_at == FOREVER and options.deadline is None:
+                    progress.give_up_at = self._clock.now() + options.retry.give_up_after
+                return slot
+        if problem is not None:
+            raise self._error(call, target, progress, problem, why="no slot came free in time")
+        raise errors.DeadlineExceeded(
+            f"the server asked all callers to pause for {cooling:.3g} s more"
+            if cooling
+            else "no slot came free before the deadline",
+            **call_facts(call, target, progress.tries),
+            retry_after=cooling or None,
+            hint="Nothing was sent. Give it a longer deadline, or raise max_in_flight.",
+        )
+
+    async def _try_once(
+        self,
+        call: Call[T],
+        options: CallOptions,
+        dialect: Dialect,
+        target: Target,
+        progress: _Progress,
+        slot: Slot,
+    ) -> Done[T] | Problem:
+        credential = call.credential or await resolve_key(options.key)
+        progress.tries += 1
+        self.requests += 1
+        began = self._clock.now()
+        result = await self._transport.send(
+            call.method,
+            self._base_url + target.path + (f"?{target.query}" if target.query else ""),
+            _headers(call, options),
+            credential,
+            body=call.body,
+            timeout=min(options.timeout, max(0.0, progress.deadline_at - began)),
+            own_connection=call.own_connection,
+            once=not call.idempotent,
+        )
+        if logger.isEnabledFor(logging.DEBUG):
+            self._log_try(call, target, progress, result, self._clock.now() - began)
+        if isinstance(result, Failure):
+            if result.answer is None or fault_of(result.answer) is None:
+                return self._read_failure(call, result)
+            result = result.answer
+        return self._read_answer(call, dialect, result, slot, credential)
+
+    def _read_failure(self, call: Call[T], failure: Failure) -> Done[T] | Problem:
+        if failure.answer is not None and call.accepted is not None:
+            return Done(call.accepted(failure.answer), doubted=False)
+        if failure.untrusted:
+            return Problem(Fault.UNTRUSTED, failure.reason)
+        return Problem(Fault.UNCERTAIN if failure.sent else Fault.NOT_SENT, failure.reason)
+
+    def _read_answer(
+        self, call: Call[T], dialect: Dialect, answer: Answer, slot: Slot, credential: Secret
+    ) -> Done[T] | Problem:
+        fault = fault_of(answer)
+        if fault is None:
+            self._governor.answered()
+            return _read_body(call, dialect, answer)
+        safe = attrs.evolve(answer, body=credential.hide_in(answer.body))
+        retry_after = read_retry_after(answer.headers, self._wall_clock())
+        if fault is Fault.REFUSED:
+            self._governor.pushed_back(slot, retry_after)
+        reason = f"the server answered {answer.status}"
+        if 300 <= answer.status < 400:
+            reason += "; redirects are not followed"
+        return Problem(fault, reason, safe, retry_after)
+
+    async def _wait_or_raise(
+        self,
+        call: Call[Any],
+        options: CallOptions,
+        target: Target,
+        progress: _Progress,
+        problem: Problem,
+    ) -> None:
+        now = self._clock.now()
+        verdict = decide(
+            options.retry,
+            problem.fault,
+            idempotent=call.idempotent,
+            tries=progress.tries,
+            retry_after=problem.retry_after,
+            time_left=min(progress.deadline_at, progress.give_up_at) - now,
+            chance=self._chance,
+        )
+        if verdict.wait is None:
+            raise self._error(call, target, progress, problem, why=verdict.reason)
+        if not call.exempt:
+            if not self.budget.take():
+                raise self._error(
+                    call, target, progress, problem, why="the session's retry budget is used up"
+                )
+            progress.retries += 1
+        self.retries += 1
+        await self._clock.sleep(verdict.wait)
+
+    async def _has_moved(
+        self, asked: Dialect, options: CallOptions, progress: _Progress, route: Route
+    ) -> bool:
+        async def probe(generation: Dialect) -> bool | None:
+            try:
+                by_number = (await self.run(_probe_call(generation), options)).value
+            except errors.NotFound:
+                return False
+            except RequestError:
+                return None
+            self._negotiation.found(generation, by_number=by_number)
+            return True
+
+        time_left = progress.deadline_at - self._clock.now()
+        try:
+            async with self._clock.timeout(None if time_left == FOREVER else time_left):
+                is_list = route is Route.LIST_INGESTIONS
+                return await self._negotiation.has_moved(asked, probe, list_is_missing=is_list)
+        except TimeoutError:
+            return False
+
+    def _error(
+        self, call: Call[Any], target: Target, progress: _Progress, problem: Problem, *, why: str
+    ) -> RequestError:
+        return make_error(
+            call,
+            call_facts(call, target, progress.tries),
+            problem,
+            doubted=progress.doubted,
+            deadline_is_over=progress.deadline_at <= self._clock.now(),
+            why=why,
+        )
+
+    def _log_try(
+        self,
+        call: Call[Any],
+        target: Target,
+        progress: _Progress,
+        result: Answer | Failure,
+        seconds: float,
+    ) -> None:
+        answer = result.answer if isinstance(result, Failure) else result
+        logger.debug(
+            "%s %s -> %s in %.1f ms (request id %s, try %d)",
+            call.method,
+            target.path,
+            result.reason if isinstance(result, Failure) else result.status,
+            seconds * 1000,
+            None if answer is None else answer.request_id,
+            progress.tries,
+        )
+
+
+def _headers(call: Call[Any], options: CallOptions) -> dict[str, str]:
+    headers = {
+        **options.headers,
+        "Accept": "application/json",
+        "Accept-Encoding": "gzip, deflate",
+        "User-Agent": f"knowledgestack-async/{__version__}",
+    }
+    return headers if call.body is None else {**headers, "Content-Type": "application/json"}
+
+
+def _read_body(call: Call[T], dialect: Dialect, answer: Answer) -> Done[T] | Problem:
+    try:
+        return Done(call.read(answer, dialect), doubted=False)
+    except Misdelivered as error:
+        answer.discard()
+        return Problem(Fault.UNCERTAIN, f"the answer is not to this request: {error}", answer)
+    except DecodeError as error:
+        answer.discard()
+        if call.accepted is not None:
+            return Done(call.accepted(answer), doubted=False)
+        return Problem(Fault.ODD, error.reason, answer, json_path=error.path)
+
+
+def _probe_call(generation: Dialect) -> Call[bool]:
+    """Asks whether a generation's list route is there, and how it pages."""
+    read_page = list_reader(0, 1)
+
+    def read(answer: Answer, _dialect: Dialect) -> bool:
+        return read_page(answer, generation).offset is None
+
+    return Call(method="GET", target=lambda _: generation.list_target(0, 1, {}), read=read)

@@ -1,0 +1,113 @@
+"""What a list of ingestions can be filtered by: here where the server can't, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Self
+from uuid import UUID
+
+import attrs
+
+from ._dialects import Dialect
+from .errors import ConfigurationError
+from .models import IngestionStatus, WorkflowSummaryResponse
+
+__all__ = ["ListFilters"]
+
+
+@attrs.frozen(kw_only=True)
+class ListFilters:
+    """The filters of one walk; false if there are none.
+
+    ``statuses`` and the times are also applied to the items here, so that a server that knows
+    nothing of them does no harm. The others need a server that has them.
+    """
+
+    statuses: frozenset[str] = frozenset()
+    name_like: str | None = None
+    latest_version_only: bool | None = None
+    uploader_user_id: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    updated_after: datetime | None = None
+    updated_before: datetime | None = None
+    oldest_first: bool = False
+
+    @classmethod
+    def checked(
+        cls,
+        *,
+        status: str | IngestionStatus | Iterable[str | IngestionStatus] | None = None,
+        uploader_user_id: str | UUID | None = None,
+        **others: Any,
+    ) -> Self:
+        """The filters from a user's arguments.
+
+        Raises:
+            ConfigurationError: One of them is wrong.
+        """
+        for name, value in others.items():
+            if isinstance(value, datetime) and value.tzinfo is None:
+                raise ConfigurationError(f"{name} must have a time zone; UTC is datetime.UTC")
+            if name.endswith(("_after", "_before")) and not isinstance(value, datetime | None):
+                raise ConfigurationError(f"{name} must be a datetime, not {type(value).__name__}")
+        return cls(
+            statuses=_checked_statuses(status),
+            uploader_user_id=None if uploader_user_id is None else str(uploader_user_id),
+            **others,
+        )
+
+    def __bool__(self) -> bool:
+        return self != type(self)()
+
+    def wire(self) -> dict[str, Any]:
+        """The filters by their names, as a dialect takes them."""
+        named: dict[str, Any] = {
+            field.name: getattr(self, field.name)
+            for field in attrs.fields(type(self))
+            if field.name != "statuses" and getattr(self, field.name) not in {None, False}
+        }
+        return named | ({"status": self.statuses} if self.statuses else {})
+
+    def check_honoured(self, dialect: Dialect) -> None:
+        """Make sure that nothing that was asked for is silently ignored.
+
+        Raises:
+            ConfigurationError: The server has no such filter, and items don't tell.
+        """
+        for name in ("name_like", "latest_version_only", "uploader_user_id"):
+            if getattr(self, name) and name not in dialect.filters:
+                raise ConfigurationError(
+                    f"{name} can't be honoured: a server of the generation {dialect.name!r} has no "
+                    "such filter, and its items don't tell"
+                )
+        if self.oldest_first and dialect.newest_last is None:
+            raise ConfigurationError(
+                f"oldest_first can't be honoured: a server of the generation {dialect.name!r} gives "
+                "the newest first only"
+            )
+
+    def keeps(self, item: WorkflowSummaryResponse) -> bool:
+        """Whether an item passes what can be told from its own fields."""
+        updated = item.last_state_update_timestamp or item.created_at
+        return (
+            (not self.statuses or str(item.status) in self.statuses)
+            and _lies_between(item.created_at, self.created_after, self.created_before)
+            and _lies_between(updated, self.updated_after, self.updated_before)
+        )
+
+
+def _lies_between(moment: datetime, start: datetime | None, end: datetime | None) -> bool:
+    return (start is None or moment >= start) and (end is None or moment < end)
+
+
+def _checked_statuses(
+    status: str | IngestionStatus | Iterable[str | IngestionStatus] | None,
+) -> frozenset[str]:
+    if status is None:
+        return frozenset()
+    words = frozenset(map(str, [status] if isinstance(status, str) else status))
+    if not words or not all(words):
+        raise ConfigurationError("status must name at least one status, such as 'failed'")
+    return words

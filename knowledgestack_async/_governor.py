@@ -1,0 +1,199 @@
+"""How much may be in flight: slots that adapt, a rate, and the cool-down that all tasks share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextvars import Context
+
+import attrs
+
+from ._checks import check_count
+from ._clock import Clock
+from ._retry import Chance
+from ._wire import Priority
+from .errors import ConfigurationError, SessionError
+
+__all__ = ["Governor", "Slot"]
+
+
+@attrs.frozen
+class Slot:
+    """The right to have one request in flight. ``epoch`` tells which cut of the limit it came after."""
+
+    epoch: int
+
+
+class Governor:
+    """Hands out slots: first come, first served within a priority, and no priority starves.
+
+    The limit starts modest, grows by one for each answer that comes while it is used up, and falls
+    by a factor when the server pushes back; from then on it grows by about one a round trip. Requests
+    that were in flight together cut it once. A rate, where set, spaces requests evenly.
+    """
+
+    START = 20
+    FLOOR = 4
+    CUT = 0.7
+    SPREAD = 1.0
+    """After a cool-down the first slots are handed out over so many seconds, not all at once."""
+    LOW_TURN = 8
+    """Every so manieth slot goes to the lowest priority that waits."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        chance: Chance,
+        ceiling: int = 100,
+        pool_size: int = 0,
+        rate: float | None = None,
+    ) -> None:
+        check_count(ceiling, "max_in_flight")
+        if rate is not None and not 0 < rate < float("inf"):
+            raise ConfigurationError(f"rate must be requests a second above 0, not {rate!r}")
+        self._clock = clock
+        self._chance = chance
+        # A pool that is smaller would make requests wait where their time-out already runs.
+        self._ceiling = ceiling = min(ceiling, pool_size or ceiling)
+        self._gap = 0.0 if rate is None else 1 / rate
+        self._limit = float(min(self.START, ceiling))
+        self._pushed_back = False
+        self._epoch = 0
+        self._granted = 0
+        self._gate = 0.0
+        self._ramp = 0
+        self._cool_until = 0.0
+        self._queues: tuple[deque[asyncio.Future[None]], ...] = tuple(deque() for _ in Priority)
+        self._waker: asyncio.Task[None] | None = None
+        self._closed = False
+        self.in_flight = 0
+        self.cool_downs = 0
+
+    @property
+    def limit(self) -> int:
+        """How many requests may be in flight now."""
+        return int(self._limit)
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for a slot."""
+        return sum(not waiter.done() for queue in self._queues for waiter in queue)
+
+    def cooling_for(self) -> float:
+        """The seconds left of the pause that the server asked for; 0 if none."""
+        return max(0.0, self._cool_until - self._clock.now())
+
+    async def acquire(self, priority: Priority, time_left: float) -> Slot:
+        """Wait for a slot.
+
+        Args:
+            priority: Who goes first.
+            time_left: How long to wait at most, in seconds.
+
+        Raises:
+            TimeoutError: No slot came free in that time.
+            SessionError: The session was closed meanwhile.
+        """
+        if self._closed:
+            raise SessionError("the session is closed")
+        now = self._clock.now()
+        if self._is_open(now) and not any(self._queues):
+            self._grant(now)
+            return Slot(self._epoch)
+        waiter = asyncio.get_running_loop().create_future()
+        self._queues[priority].append(waiter)
+        self._pump()
+        granted = False
+        try:
+            async with self._clock.timeout(None if time_left == float("inf") else time_left):
+                await waiter
+            granted = True
+        finally:
+            if not granted and waiter.done() and not waiter.cancelled() and not waiter.exception():
+                self.release()
+        return Slot(self._epoch)
+
+    def release(self) -> None:
+        """Give a slot back."""
+        self.in_flight -= 1
+        self._pump()
+
+    def answered(self) -> None:
+        """The server answered in good order: the limit may grow, if it is what held us back."""
+        if self.in_flight >= int(self._limit) or any(self._queues):
+            grown = 1 / self._limit if self._pushed_back else 1.0
+            self._limit = min(float(self._ceiling), self._limit + grown)
+
+    def pushed_back(self, slot: Slot, retry_after: float | None) -> None:
+        """The server said 429 or 503: less from now on, and nothing until the pause is over."""
+        if slot.epoch == self._epoch:
+            self._epoch += 1
+            self._pushed_back = True
+            floor = float(min(self.FLOOR, self._ceiling))
+            self._limit = max(floor, self._limit * self.CUT)
+        if retry_after:
+            until = self._clock.now() + retry_after
+            if until > self._cool_until:
+                self.cool_downs += self._cool_until <= self._clock.now()
+                self._cool_until = until
+                self._gate = max(self._gate, until)
+                self._ramp = int(self._limit)
+
+    def close(self) -> None:
+        """Turn everybody away who still waits."""
+        self._closed = True
+        if self._waker is not None:
+            self._waker.cancel()
+        for queue in self._queues:
+            for waiter in queue:
+                if not waiter.done():
+                    waiter.set_exception(
+                        SessionError("the session was closed while this call waited")
+                    )
+            queue.clear()
+
+    def _is_open(self, now: float) -> bool:
+        return self.in_flight < int(self._limit) and now >= self._gate
+
+    def _grant(self, now: float) -> None:
+        self.in_flight += 1
+        self._granted += 1
+        gap = self._gap
+        if self._ramp:
+            self._ramp -= 1
+            gap = max(gap, self.SPREAD / self._limit * (0.5 + self._chance.random()))
+        if gap:
+            # A tenth of a second may be caught up, for timers are not that fine.
+            self._gate = max(self._gate, now - 0.1) + gap
+
+    def _pump(self) -> None:
+        now = self._clock.now()
+        while self._is_open(now):
+            waiter = self._next_waiter()
+            if waiter is None:
+                return
+            self._grant(now)
+            waiter.set_result(None)
+        if now < self._gate and self._waker is None and any(self._queues) and not self._closed:
+            # Born of whoever came first, but working for all: it inherits nobody's context.
+            loop = asyncio.get_running_loop()
+            self._waker = loop.create_task(self._wake_up(self._gate - now), context=Context())
+
+    async def _wake_up(self, seconds: float) -> None:
+        try:
+            await self._clock.sleep(seconds)
+        finally:
+            self._waker = None
+        self._pump()
+
+    def _next_waiter(self) -> asyncio.Future[None] | None:
+        queues = self._queues
+        if self._granted % self.LOW_TURN == self.LOW_TURN - 1:
+            queues = queues[::-1]
+        for queue in queues:
+            while queue:
+                waiter = queue.popleft()
+                if not waiter.done():
+                    return waiter
+        return None

@@ -1,0 +1,149 @@
+"""What a session is told: checked here, before any I/O."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import attrs
+
+from ._checks import check_seconds
+from ._retry import RetryPolicy
+from ._wire import Secret, check_credential
+from .errors import ConfigurationError
+
+__all__ = ["DEFAULT_BASE_URL", "ApiKey", "CallOptions", "call_options", "changed", "resolve_key"]
+
+DEFAULT_BASE_URL = "https://api-staging.knowledgestack.ai"
+
+ApiKey = str | Callable[[], str | Awaitable[str]]
+"""A key, or a function (a coroutine function too) that is asked for it for each request."""
+
+KeySource = Secret | Callable[[], str | Awaitable[str]]
+
+# What the session itself says in every request, or what would change where the message ends.
+_RESERVED_HEADERS = frozenset(
+    {
+        "accept-encoding",
+        "authorization",
+        "connection",
+        "content-length",
+        "content-type",
+        "cookie",
+        "expect",
+        "host",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+@attrs.frozen(kw_only=True)
+class CallOptions:
+    """What holds for one call, and can be changed by ``with_options``."""
+
+    key: KeySource = attrs.field(repr=False)
+    timeout: float
+    deadline: float | None
+    headers: Mapping[str, str] = attrs.field(repr=False)
+    retry: RetryPolicy
+
+
+def call_options(
+    api_key: ApiKey | None,
+    timeout: float,
+    deadline: float | None,
+    headers: Mapping[str, str] | None,
+    retry: RetryPolicy | None,
+) -> CallOptions:
+    """The options of a session, from its arguments and the environment.
+
+    Raises:
+        ConfigurationError: One of them is missing or wrong.
+    """
+    if api_key is None:
+        api_key = os.environ.get("KS_API_KEY")
+    if not api_key:
+        raise ConfigurationError("no API key: set KS_API_KEY, or give Session(api_key=...)")
+    return CallOptions(
+        key=_checked_key(api_key),
+        timeout=check_seconds(timeout, "timeout"),
+        deadline=None if deadline is None else check_seconds(deadline, "deadline"),
+        headers=_checked_headers(headers or {}),
+        retry=_checked_retry(retry or RetryPolicy()),
+    )
+
+
+def changed(
+    options: CallOptions,
+    *,
+    api_key: ApiKey | None,
+    timeout: float | None,
+    deadline: float | None,
+    headers: Mapping[str, str] | None,
+    retry: RetryPolicy | None,
+) -> CallOptions:
+    """The options with some of them changed; None leaves one as it is, headers are added.
+
+    Raises:
+        ConfigurationError: One of them is wrong.
+    """
+    changes: dict[str, Any] = {}
+    if api_key is not None:
+        changes["key"] = _checked_key(api_key)
+    if timeout is not None:
+        changes["timeout"] = check_seconds(timeout, "timeout")
+    if deadline is not None:
+        changes["deadline"] = check_seconds(deadline, "deadline")
+    if headers is not None:
+        changes["headers"] = {**options.headers, **_checked_headers(headers)}
+    if retry is not None:
+        changes["retry"] = _checked_retry(retry)
+    return attrs.evolve(options, **changes)
+
+
+async def resolve_key(source: KeySource) -> Secret:
+    """The key to send now.
+
+    Raises:
+        ConfigurationError: The function that was asked for it gave none.
+    """
+    if isinstance(source, Secret):
+        return source
+    found = source()
+    if inspect.isawaitable(found):
+        found = await found
+    return check_credential(found, "what api_key() returned")
+
+
+def _checked_key(api_key: ApiKey) -> KeySource:
+    return api_key if callable(api_key) else check_credential(api_key)
+
+
+def _checked_headers(headers: Mapping[str, Any]) -> dict[str, str]:
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise ConfigurationError(f"{name!r} is not the name of a header")
+        if name.lower() in _RESERVED_HEADERS:
+            hint = (
+                "give api_key instead" if name.lower() == "authorization" else "the session sets it"
+            )
+            raise ConfigurationError(f"the header {name} can't be set: {hint}")
+        if not isinstance(value, str) or any(
+            ord(char) < 0x20 or ord(char) == 0x7F for char in value
+        ):
+            raise ConfigurationError(f"the header {name} must be a text without control characters")
+    return dict(headers)
+
+
+def _checked_retry(retry: object) -> RetryPolicy:
+    if not isinstance(retry, RetryPolicy):
+        raise ConfigurationError(f"retry must be a RetryPolicy, not {type(retry).__name__}")
+    return retry

@@ -1,0 +1,294 @@
+"""One try over aiohttp's client: bytes in, bytes out, and never an error of aiohttp's."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Sequence
+from contextvars import ContextVar
+from ssl import SSLContext
+from typing import Any
+from weakref import WeakSet
+
+import aiohttp
+import attrs
+
+from ._clock import Clock
+from ._wire import Answer, Secret
+from .errors import ConfigurationError
+
+__all__ = ["Failure", "Transport", "TransportOptions"]
+
+BODY_LIMIT = 32 * 2**20
+CHUNK = 2**16
+
+
+@attrs.frozen(kw_only=True)
+class TransportOptions:
+    """What users can say about the way to the server."""
+
+    client_session: aiohttp.ClientSession | None = None
+    trace_configs: Sequence[aiohttp.TraceConfig] = ()
+    proxy: str | None = attrs.field(default=None, repr=False)
+    ssl: SSLContext | bool | aiohttp.Fingerprint = True
+
+
+@attrs.frozen
+class Failure:
+    """Why there is no whole answer. ``sent``: whether the server may have seen the request."""
+
+    reason: str
+    sent: bool
+    untrusted: bool = False
+    answer: Answer | None = None
+    """The status and headers, where only the body is missing."""
+
+
+class _Progress:
+    """How far one try got: from the moment it has its connection on, the server may see it."""
+
+    __slots__ = ("connection", "sent")
+
+    def __init__(self, *, sent: bool) -> None:
+        self.sent = sent
+        self.connection: asyncio.BaseTransport | None = None
+
+    def connected(self, connection: asyncio.BaseTransport | None) -> None:
+        self.sent = True
+        self.connection = connection
+
+    def discard(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+
+
+_CURRENT_TRY: ContextVar[_Progress | None] = ContextVar("current_try", default=None)
+
+
+class _Disconnected(Exception):
+    """A disconnect that aiohttp doesn't recognise, so that it doesn't send the request again itself."""
+
+
+async def _no_silent_resend(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    try:
+        return await handler(request)
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _Disconnected(type(error).__name__) from None
+
+
+class _WatchedConnector(aiohttp.TCPConnector):
+    """Tells the try that it has a connection: never an idle one on which something came unasked."""
+
+    def __init__(self, *, force_close: bool) -> None:
+        # Slots are the governor's to hand out, so the pool has no limit of its own. Idle connections
+        # are kept shorter than the servers keep them (uvicorn: 5 s), so that a request seldom meets
+        # one that is just being closed.
+        super().__init__(  # pyright: ignore[reportUnknownMemberType] - aiohttp's own gap
+            limit=0, force_close=force_close, **({} if force_close else {"keepalive_timeout": 4})
+        )
+        self._handed_out: WeakSet[object] = WeakSet()
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Any],
+        timeout: aiohttp.ClientTimeout,
+    ) -> aiohttp.connector.Connection:
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            protocol = connection.protocol
+            if protocol is None or protocol not in self._handed_out or not protocol.should_close:
+                break
+            connection.close()
+        if protocol is not None:
+            self._handed_out.add(protocol)
+        progress = _CURRENT_TRY.get()
+        if progress is not None:
+            progress.connected(connection.transport)
+        return connection
+
+
+class Transport:
+    """Sends requests: from a pool, or where nothing in the answer names it, on a connection of its own."""
+
+    def __init__(self, options: TransportOptions, clock: Clock) -> None:
+        self._options = options
+        self._clock = clock
+        self._pooled: aiohttp.ClientSession | None = None
+        self._single: aiohttp.ClientSession | None = None
+        self.bytes_in = 0
+
+    def open(self) -> None:
+        """Make the pool; nothing is connected yet.
+
+        Raises:
+            ConfigurationError: The aiohttp session that was given is closed.
+        """
+        given = self._options.client_session
+        if given is not None:
+            if given.closed:
+                raise ConfigurationError("the aiohttp session given as client_session is closed")
+            self._pooled = self._single = given
+            return
+        self._pooled = self._make_session(_WatchedConnector(force_close=False))
+        self._single = self._make_session(_WatchedConnector(force_close=True))
+
+    def _make_session(self, connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            timeout=aiohttp.ClientTimeout(total=None),
+            trace_configs=list(self._options.trace_configs),
+            middlewares=(_no_silent_resend,),
+        )
+
+    async def close(self) -> None:
+        """Close what was opened; an aiohttp session that was given stays open."""
+        if self._options.client_session is None:
+            for session in (self._pooled, self._single):
+                if session is not None:
+                    await session.close()
+        self._pooled = self._single = None
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        credential: Secret,
+        *,
+        body: bytes | None,
+        timeout: float,
+        own_connection: bool,
+        once: bool,
+    ) -> Answer | Failure:
+        """One try.
+
+        What aiohttp raises shows the request's headers, in its text and in its frames; so nothing of
+        it leaves here, a cancellation's traceback included.
+        """
+        progress = _Progress(sent=self._options.client_session is not None)
+        _CURRENT_TRY.set(progress)
+        try:
+            async with self._clock.timeout(timeout):
+                return await self._exchange(
+                    method, url, headers, credential, body, own_connection, once, progress
+                )
+        except TimeoutError:
+            return Failure(f"no answer within {timeout:.3g} s", progress.sent)
+        except asyncio.CancelledError as error:
+            cancelled = error
+        cancelled.__traceback__ = cancelled.__context__ = None
+        raise cancelled
+
+    async def _exchange(
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        credential: Secret,
+        body: bytes | None,
+        own_connection: bool,
+        once: bool,
+        progress: _Progress,
+    ) -> Answer | Failure:
+        session = self._single if own_connection else self._pooled
+        if session is None:
+            return Failure("the session is closed", sent=False)
+        extra: dict[str, Any] = {}
+        if self._options.client_session is not None:
+            headers = headers | ({"Connection": "close"} if own_connection else {})
+            extra = {"middlewares": (_no_silent_resend,)} if once else {}
+        partial: Answer | None = None
+        try:
+            async with session.request(
+                method,
+                url,
+                data=body,
+                headers={**headers, "Authorization": f"Bearer {credential.reveal()}"},
+                allow_redirects=False,
+                auto_decompress=False,
+                proxy=self._options.proxy,
+                ssl=self._options.ssl,
+                **extra,
+            ) as response:
+                partial = Answer(response.status, response.headers, b"")
+                try:
+                    content = await self._read(response)
+                except _Unreadable as error:
+                    response.close()
+                    return Failure(str(error), sent=True, answer=partial)
+                if own_connection:
+                    response.close()
+                return Answer(response.status, response.headers, content, progress.discard)
+        except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
+            return Failure(_tls_reason(error), sent=False, untrusted=True)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            return Failure(_connect_reason(error), sent=False)
+        except TimeoutError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it may show the headers
+            return Failure(_lost_reason(error), progress.sent, answer=partial)
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        inflate = _inflater(response.headers.get("Content-Encoding", ""))
+        chunks: list[bytes] = []
+        size = 0
+        async for chunk in response.content.iter_any():
+            self.bytes_in += len(chunk)
+            rest = chunk
+            while rest:
+                if inflate is None:
+                    piece, rest = rest, b""
+                else:
+                    try:
+                        piece = inflate.decompress(rest, CHUNK)
+                    except zlib.error:
+                        raise _Unreadable("the body can't be decompressed") from None
+                    rest = inflate.unconsumed_tail
+                size += len(piece)
+                if size > BODY_LIMIT:
+                    raise _Unreadable(f"the body is larger than {BODY_LIMIT >> 20} MiB")
+                chunks.append(piece)
+        if inflate is not None and size and not inflate.eof:
+            raise _Unreadable("the compressed body ends too soon")
+        return b"".join(chunks)
+
+
+class _Unreadable(Exception):
+    """A body that can't be taken in."""
+
+
+def _inflater(encoding: str) -> Any:
+    match encoding.strip().lower():
+        case "" | "identity":
+            return None
+        case "gzip" | "x-gzip":
+            return zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        case "deflate":
+            return zlib.decompressobj()
+        case _:
+            raise _Unreadable("the body is compressed in a way that was not asked for")
+
+
+def _tls_reason(error: Exception) -> str:
+    reason = getattr(getattr(error, "certificate_error", None), "verify_message", "")
+    return f"TLS failed: {reason or 'the server did not prove who it is'}"
+
+
+def _connect_reason(error: Exception) -> str:
+    cause = getattr(error, "os_error", None)
+    return f"no connection: {getattr(cause, 'strerror', None) or 'it could not be made in time'}"
+
+
+def _lost_reason(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the answer was cut short"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "the answer is not HTTP"
+    return "the connection was lost before the answer came"

@@ -1,0 +1,409 @@
+"""The HTTP of it without any I/O: what a request is, what an answer means, what an id may be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+from enum import IntEnum
+from ipaddress import ip_address
+from typing import Any, Generic, TypeVar, cast
+from urllib.parse import quote, urlsplit
+from uuid import UUID
+
+import attrs
+
+from . import errors
+from ._codec import DecodeError, decode_json, decode_model, decode_summary_page
+from ._dialects import Dialect, Route, Target, window_of
+from .errors import ConfigurationError, FieldError, ResponseError
+from .models import PaginatedResponse, WireObject, WorkflowSummaryResponse
+
+__all__ = [
+    "Answer",
+    "Call",
+    "Misdelivered",
+    "Priority",
+    "Secret",
+    "check_base_url",
+    "check_credential",
+    "check_id",
+    "excerpt",
+    "is_quota_refusal",
+    "list_reader",
+    "model_reader",
+    "read_retry_after",
+    "response_error",
+    "route_target",
+]
+
+T = TypeVar("T")
+ModelT = TypeVar("ModelT", bound=WireObject)
+
+EXCERPT_LENGTH = 200
+
+
+class Priority(IntEnum):
+    """Who goes first when slots are short."""
+
+    URGENT = 0
+    NORMAL = 1
+    BACKGROUND = 2
+
+
+class Secret:
+    """A credential that doesn't show itself when it is printed, logged or pickled."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The credential itself."""
+        return self._text
+
+    def hide_in(self, body: bytes) -> bytes:
+        """A foreign text, without the credential in it."""
+        return body.replace(self._text.encode(), b"[secret]")
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a credential is not pickled")
+
+
+def _keep() -> None:
+    """Nothing to drop."""
+
+
+@attrs.frozen
+class Answer:
+    """A whole answer: status, headers, body."""
+
+    status: int
+    headers: Mapping[str, str] = attrs.field(repr=False)
+    body: bytes = attrs.field(repr=False)
+    discard: Callable[[], None] = attrs.field(default=_keep, repr=False, eq=False)
+    """Drop the connection that it came on, which can't be trusted any more."""
+
+    @property
+    def request_id(self) -> str | None:
+        """What the server calls this request, if it says so."""
+        found = self.headers.get("x-request-id")
+        return excerpt(found) if found else None
+
+
+class Misdelivered(Exception):
+    """The answer is about something else than was asked: a late one to an earlier request."""
+
+
+@attrs.frozen(kw_only=True)
+class Call(Generic[T]):
+    """One call in the API's terms; which path and query that is, is the dialect's to say.
+
+    Attributes:
+        method: The HTTP method.
+        target: Path and query in a given dialect.
+        read: What the answer's body means in a given dialect. Raises DecodeError or Misdelivered.
+        accepted: For calls that must not be sent twice: what a success means whose body can't be read.
+        idempotent: Whether sending it twice does no harm.
+        effect: Whether it changes anything on the server.
+        body: The JSON that is sent.
+        priority: Who goes first when slots are short.
+        route: The route, where its path differs between dialects, so that a 404 may mean that it moved.
+        gone: What a 404 means after an earlier try that may have acted, where that is a success.
+        own_connection: Whether the answer names nothing of the request, so that only a connection of
+            its own proves that it belongs to it.
+        credential: What to send instead of the session's key.
+        exempt: Whether it is sent again even when the session's retry budget is empty.
+    """
+
+    method: str
+    target: Callable[[Dialect], Target]
+    read: Callable[[Answer, Dialect], T]
+    accepted: Callable[[Answer], T] | None = None
+    idempotent: bool = True
+    effect: bool = False
+    body: bytes | None = attrs.field(default=None, repr=False)
+    priority: Priority = Priority.NORMAL
+    route: Route | None = None
+    gone: Callable[[], T] | None = None
+    own_connection: bool = False
+    credential: Secret | None = None
+    exempt: bool = False
+
+
+def check_id(value: object, what: str = "workflow_id") -> str:
+    """An id as one safe segment of a path.
+
+    Raises:
+        ConfigurationError: It is not a text or UUID, is empty, or could reach another route.
+    """
+    if isinstance(value, UUID):
+        return str(value)
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{what} must be a str or UUID, not {type(value).__name__}")
+    problem = ""
+    if not value:
+        problem = "is empty"
+    elif value in {".", ".."} or "/" in value or "\\" in value:
+        problem = "could reach another route: '.', '..', slashes and backslashes are refused"
+    elif any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in value):
+        problem = "has control characters in it"
+    elif any(0xD800 <= ord(char) < 0xE000 for char in value):
+        problem = "has half a character in it (a lone surrogate)"
+    if problem:
+        raise ConfigurationError(f"{what} {excerpt(value)!r} {problem}")
+    return value
+
+
+def route_target(route: Route, resource_id: str) -> Callable[[Dialect], Target]:
+    """The target of a call on one resource.
+
+    Raises:
+        ConfigurationError: The id would reach the list route instead.
+    """
+    if route is Route.WORKFLOW and resource_id == "document_versions":
+        raise ConfigurationError(
+            "workflow_id 'document_versions' would reach the list of ingestions instead"
+        )
+    segment = quote(resource_id, safe="")
+    return lambda dialect: Target(dialect.paths[route].format(id=segment))
+
+
+def model_reader(
+    model: type[ModelT], *, echo: str | None = None, expected: str = ""
+) -> Callable[[Answer, Dialect], ModelT]:
+    """A reader of one model that also checks that the answer is about what was asked.
+
+    Args:
+        model: The class to read.
+        echo: The field that repeats the request's id.
+        expected: What it must be.
+    """
+
+    def read(answer: Answer, _dialect: Dialect) -> ModelT:
+        made = decode_model(answer.body, model)
+        if echo is not None and str(getattr(made, echo)).lower() != expected.lower():
+            raise Misdelivered(f"asked about {expected}, answered about {getattr(made, echo)}")
+        return made
+
+    return read
+
+
+def list_reader(
+    start: int, size: int
+) -> Callable[[Answer, Dialect], PaginatedResponse[WorkflowSummaryResponse]]:
+    """A reader of a page of ingestions that also checks that it is the page that was asked for.
+
+    Args:
+        start: How many items come before the page.
+        size: How many items were asked for; the server may have a mind of its own about that.
+    """
+
+    def read(answer: Answer, dialect: Dialect) -> PaginatedResponse[WorkflowSummaryResponse]:
+        page = decode_summary_page(answer.body)
+        if window_of(page) is None or page.total < 0:
+            raise DecodeError("the envelope doesn't say which page of how many items it is", "$")
+        numbered = page.offset is None
+        if numbered == dialect.paging.by_number:
+            asked, found = (start // size + 1, page.page) if numbered else (start, page.offset)
+            if asked != found:
+                raise Misdelivered(f"asked for the page at {asked}, got the one at {found}")
+        return page
+
+    return read
+
+
+def check_base_url(text: str, *, allow_plain_http: bool) -> str:
+    """The base URL without its trailing slash; a path in it is kept as a prefix.
+
+    Raises:
+        ConfigurationError: It is not an http(s) URL, or has a user, query or fragment, or is plain
+            http to another machine.
+    """
+    problem = ""
+    host = None
+    try:
+        parts = urlsplit(text)
+        host = parts.hostname
+        _ = parts.port
+    except ValueError as error:
+        problem = str(error)
+    else:
+        if any(char.isspace() or ord(char) < 0x20 for char in text):
+            problem = "it has spaces or control characters in it"
+        elif parts.scheme not in {"http", "https"} or not host:
+            problem = "it must look like https://host or https://host/prefix"
+        elif parts.username is not None or parts.password is not None:
+            problem = "it must not hold a user or password; the key is given as api_key"
+        elif parts.query or parts.fragment or "?" in text or "#" in text:
+            problem = "it must not hold a query or fragment"
+        elif {".", ".."} & set(parts.path.split("/")):
+            problem = "its path must not hold '.' or '..'"
+        elif parts.scheme == "http" and not allow_plain_http and not _is_loopback(host):
+            problem = (
+                "plain http would show the key on the way; use https, or allow_plain_http=True"
+            )
+    if problem:
+        shown = excerpt(text.rpartition("@")[2].partition("?")[0])
+        raise ConfigurationError(f"base_url ({shown!r}): {problem}")
+    return text.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_credential(text: object, what: str = "api_key") -> Secret:
+    """A credential that can stand in a header.
+
+    Raises:
+        ConfigurationError: It is not a text, empty, or has characters that no header takes.
+    """
+    if not isinstance(text, str):
+        raise ConfigurationError(f"{what} must be a str, not {type(text).__name__}")
+    if (
+        not text
+        or not text.isascii()
+        or any(ord(char) <= 0x20 or ord(char) == 0x7F for char in text)
+    ):
+        raise ConfigurationError(
+            f"{what} must be one word of plain ASCII (a key looks like sk-user-...); "
+            "is there a space or a line break in it?"
+        )
+    return Secret(text)
+
+
+def excerpt(text: str, length: int = EXCERPT_LENGTH) -> str:
+    """At most so many characters of a foreign text, with control characters escaped."""
+    cut = text[: length + 1]
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in cut)
+    return shown if len(shown) <= length else shown[: length - 1] + "…"
+
+
+def read_retry_after(headers: Mapping[str, str], wall_clock: float) -> float | None:
+    """The seconds that ``Retry-After`` asks for, from a number or a date; None where it says nothing.
+
+    A date is read against the answer's own ``Date``, so that a clock that is wrong here doesn't matter.
+    """
+    text = headers.get("Retry-After", "").strip()
+    try:
+        seconds = float(text)
+    except ValueError:
+        until = _http_date(text)
+        if until is None:
+            return None
+        sent = _http_date(headers.get("Date", ""))
+        return max(0.0, until - (wall_clock if sent is None else sent))
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+
+
+def _http_date(text: str) -> float | None:
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+_BY_STATUS: Mapping[int, type[ResponseError]] = {
+    400: errors.BadRequest,
+    401: errors.Unauthorized,
+    403: errors.Forbidden,
+    404: errors.NotFound,
+    409: errors.Conflict,
+    422: errors.UnprocessableEntity,
+    429: errors.TooManyRequests,
+    503: errors.ServiceUnavailable,
+}
+
+_HINTS: Mapping[int, str] = {
+    401: "Check KS_API_KEY, and that the key is for this base URL.",
+    403: "This key may not do that; ask for the right, or use another key.",
+    404: "Check the id, and that the key may see it.",
+    409: "Read its state first: what it is in doesn't allow this.",
+    422: "The server names the fields above.",
+    429: "Slow down: lower max_in_flight or rate.",
+    503: "The server is busy; try again in a moment.",
+}
+
+
+def response_error(answer: Answer, retry_after: float | None, **facts: Any) -> ResponseError:
+    """The error that an answer of 4xx or 5xx means, from either generation's body.
+
+    Args:
+        answer: The answer.
+        retry_after: What it asks for, in seconds.
+        facts: What the error tells besides: method, path, tries, safe_to_retry.
+    """
+    body = _error_body(answer)
+    code = body.get("code")
+    detail = body.get("detail")
+    status = answer.status
+    generic = errors.ServerError if status >= 500 else ResponseError
+    kind = _BY_STATUS.get(status, generic)
+    request_id = answer.request_id or body.get("request_id")
+    facts |= {
+        "status": status,
+        "code": excerpt(code) if isinstance(code, str) else None,
+        "request_id": excerpt(request_id) if isinstance(request_id, str) else None,
+        "hint": _HINTS.get(status, ""),
+    }
+    if kind is errors.UnprocessableEntity:
+        fields = _field_errors(detail)
+        message = "; ".join(map(str, fields)) or _detail_text(detail, answer)
+        return errors.UnprocessableEntity(message=excerpt(message), fields=fields, **facts)
+    if status == 429 and code == "quota_exceeded":
+        facts["hint"] = "A quota is used up; waiting a little doesn't help."
+        kind = errors.QuotaExceeded
+    if issubclass(kind, errors.TooManyRequests | errors.ServiceUnavailable):
+        return kind(message=_detail_text(detail, answer), retry_after=retry_after, **facts)
+    return kind(message=_detail_text(detail, answer), **facts)
+
+
+def is_quota_refusal(answer: Answer) -> bool:
+    """Whether a 429 is for a quota that is used up."""
+    return answer.status == 429 and _error_body(answer).get("code") == "quota_exceeded"
+
+
+def _error_body(answer: Answer) -> Mapping[str, Any]:
+    try:
+        return _as_object(decode_json(answer.body))
+    except DecodeError:
+        return {}
+
+
+def _as_object(value: object) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _as_list(value: object) -> list[Any]:
+    return [*value] if isinstance(value, list) else []  # pyright: ignore[reportUnknownVariableType]
+
+
+def _detail_text(detail: object, answer: Answer) -> str:
+    if isinstance(detail, str) and detail:
+        return excerpt(detail)
+    return excerpt(answer.body[: 4 * EXCERPT_LENGTH].decode(errors="replace")) or "no explanation"
+
+
+def _field_errors(detail: object) -> tuple[FieldError, ...]:
+    entries = [_as_object(entry) for entry in _as_list(detail)]
+    return tuple(
+        FieldError(
+            location=tuple(
+                part if isinstance(part, int) else excerpt(str(part))
+                for part in _as_list(entry.get("loc"))
+            ),
+            message=excerpt(str(entry.get("msg", ""))),
+            type=excerpt(str(entry.get("type", ""))),
+        )
+        for entry in entries
+    )

@@ -1,0 +1,1 @@
+"""One coroutine function an endpoint, one module a resource."""

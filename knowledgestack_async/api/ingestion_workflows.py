@@ -1,0 +1,302 @@
+"""Ingestion workflows: how document versions are processed into the knowledge base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import attrs
+
+from .._checks import check_count
+from .._dialects import Dialect, Route, window_of
+from .._filters import ListFilters
+from .._windows import Window
+from .._wire import Answer, Call, Priority, check_id, list_reader, model_reader, route_target
+from ..models import (
+    IngestionStatus,
+    PaginatedResponse,
+    WorkflowActionResponse,
+    WorkflowDetailResponse,
+    WorkflowSummaryResponse,
+)
+from ..monitor import is_newer_run, wait_until
+from ..pages import PageIterator
+from ..session import Session
+from .workflow_runs import view_for
+
+__all__ = [
+    "get_ingestion_workflow",
+    "iter_ingestion_workflows",
+    "list_ingestion_workflows",
+    "rerun_ingestion_workflow",
+    "wait_for_ingestion",
+]
+
+LARGEST_PAGE = 100
+
+
+async def list_ingestion_workflows(
+    session: Session, *, page: int = 1, page_size: int = 100
+) -> PaginatedResponse[WorkflowSummaryResponse]:
+    """Get one page of ingestions, newest first (reference page: List ingestion workflows).
+
+    To walk all of them, use ``iter_ingestion_workflows``: it copes with a list that changes.
+
+    Args:
+        session: An open session.
+        page: The page's number, from 1.
+        page_size: Items a page, from 1 to 100. The server may have a mind of its own: what it
+            really used is in the answer.
+
+    Raises:
+        ConfigurationError: An argument is wrong; nothing was sent.
+        RequestError: The call failed.
+    """
+    check_count(page, "page")
+    check_count(page_size, "page_size", most=LARGEST_PAGE)
+    answer = await _read_page(session, (page - 1) * page_size, page_size, {}, Priority.NORMAL)
+    if answer.offset is None or answer.limit is None or answer.offset % answer.limit:
+        return answer
+    numbered = attrs.evolve(answer, page=answer.offset // answer.limit + 1, page_size=answer.limit)
+    answer.pass_raw_to(numbered)
+    return numbered
+
+
+async def _read_page(
+    session: Session, start: int, size: int, filters: Mapping[str, Any], priority: Priority
+) -> PaginatedResponse[WorkflowSummaryResponse]:
+    read = list_reader(start, size)
+
+    def read_and_learn(
+        answer: Answer, dialect: Dialect
+    ) -> tuple[PaginatedResponse[WorkflowSummaryResponse], bool]:
+        page = read(answer, dialect)
+        return page, session.learn(dialect, by_number=page.offset is None)
+
+    call = Call(
+        method="GET",
+        target=lambda dialect: dialect.list_target(start, size, filters),
+        read=read_and_learn,
+        route=Route.LIST_INGESTIONS,
+        priority=priority,
+    )
+    page, was_understood = (await session.execute(call)).value
+    if not was_understood:
+        # The server ignored which page was asked for; now that is known, ask again in its own way.
+        page, _ = (await session.execute(call)).value
+    return page
+
+
+def iter_ingestion_workflows(
+    session: Session,
+    *,
+    status: str | IngestionStatus | Iterable[str | IngestionStatus] | None = None,
+    page_size: int = 100,
+    prefetch: int | None = None,
+    limit: int | None = None,
+    position: Mapping[str, Any] | None = None,
+    name_like: str | None = None,
+    latest_version_only: bool | None = None,
+    uploader_user_id: str | UUID | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+    updated_after: datetime | None = None,
+    updated_before: datetime | None = None,
+    oldest_first: bool = False,
+) -> PageIterator[WorkflowSummaryResponse]:
+    """Walk all ingestions, newest first (reference page: List ingestion workflows).
+
+    The list may change while it is walked: no item that stays is lost or given twice. Filters are
+    the server's where it has them; else they are applied here, where an item's fields allow it.
+
+    Args:
+        session: An open session.
+        status: Only these: a text, an ``IngestionStatus``, or several of them.
+        page_size: Items a request, from 1 to 100. Where the server numbers its pages, sizes down to
+            four fifths of it are asked for too, so that pages overlap.
+        prefetch: Pages to read ahead. By default it finds its own depth, from 2 to 16; 0 reads one
+            page after the other.
+        limit: How many items to give at most.
+        position: Where an earlier walk with the same filters stopped: its ``position``.
+        name_like: Only documents whose name is like this.
+        latest_version_only: Only the documents' active versions.
+        uploader_user_id: Only what this user uploaded.
+        created_after: Only those created at this time or later.
+        created_before: Only those created before this time.
+        updated_after: Only those whose state changed at this time or later.
+        updated_before: Only those whose state changed before this time.
+        oldest_first: Oldest upload first, where the server can.
+
+    Returns:
+        A lazy iterator: ``async for`` gives items, ``.pages()`` pages, ``await`` a list.
+
+    Raises:
+        ConfigurationError: An argument is wrong (at once), or a filter can't be honoured by the
+            server that answers (at the first page).
+
+    Example:
+        ```python
+        async for workflow in ks.iter_ingestion_workflows(session, status="failed"):
+            print(workflow.workflow_id, workflow.error)
+        ```
+    """
+    check_count(page_size, "page_size", most=LARGEST_PAGE)
+    if limit is not None:
+        check_count(limit, "limit")
+    if prefetch is not None and prefetch != 0:
+        check_count(prefetch, "prefetch")
+    filters = ListFilters.checked(
+        status=status,
+        name_like=name_like,
+        latest_version_only=latest_version_only,
+        uploader_user_id=uploader_user_id,
+        created_after=created_after,
+        created_before=created_before,
+        updated_after=updated_after,
+        updated_before=updated_before,
+        oldest_first=oldest_first,
+    )
+
+    async def fetch(start: int, size: int) -> Window[WorkflowSummaryResponse]:
+        return await fetch_window(session, start, size, filters, Priority.NORMAL)
+
+    return PageIterator(
+        fetch,
+        session.spawn,
+        key=lambda item: item.workflow_id,
+        page_size=page_size if limit is None or filters else min(page_size, limit),
+        prefetch=prefetch,
+        limit=limit,
+        keep=filters.keeps if filters else None,
+        position=position,
+    )
+
+
+async def fetch_window(
+    session: Session, start: int, size: int, filters: ListFilters, priority: Priority
+) -> Window[WorkflowSummaryResponse]:
+    """A window of the list, for walks and sweeps."""
+    page = await _read_page(session, start, size, filters.wire(), priority)
+    filters.check_honoured(session.capabilities)
+    place = window_of(page)
+    found, found_size, by_number = place if place is not None else (start, size, False)
+    return Window(page.items, page.total, found, found_size, by_number)
+
+
+async def get_ingestion_workflow(
+    session: Session, workflow_id: str | UUID
+) -> WorkflowDetailResponse:
+    """Get one ingestion with its live execution (reference page: Get ingestion workflow).
+
+    Args:
+        session: An open session.
+        workflow_id: The id that was given when the ingestion was triggered.
+
+    Raises:
+        ConfigurationError: The id is none; nothing was sent.
+        NotFound: There is no such ingestion, or this key may not see it.
+        RequestError: The call failed.
+    """
+    return await _get_detail(session, workflow_id, Priority.NORMAL)
+
+
+async def _get_detail(
+    session: Session, workflow_id: str | UUID, priority: Priority
+) -> WorkflowDetailResponse:
+    checked = check_id(workflow_id)
+    done = await session.execute(
+        Call(
+            method="GET",
+            target=route_target(Route.INGESTION, checked),
+            read=model_reader(WorkflowDetailResponse, echo="workflow_id", expected=checked),
+            route=Route.INGESTION,
+            priority=priority,
+        )
+    )
+    return done.value
+
+
+async def rerun_ingestion_workflow(
+    session: Session, workflow_id: str | UUID
+) -> WorkflowActionResponse:
+    """Trigger an ingestion's pipeline again (reference page: Rerun document version ingestion).
+
+    For a failed ingestion, or after the extraction settings have changed. The file that was uploaded
+    is used again; it need not be uploaded once more.
+
+    A rerun has no idempotency key, so it is sent again only where the server can't have acted.
+
+    Args:
+        session: An open session.
+        workflow_id: The ingestion to run again.
+
+    Raises:
+        ConfigurationError: The id is none; nothing was sent.
+        NotFound: There is no such ingestion.
+        Conflict: It is running, or a newer version of the document supersedes it.
+        OutcomeUnknown: No answer came; it may be running. Look before sending it again.
+        RequestError: The call failed.
+    """
+    checked = check_id(workflow_id)
+    done = await session.execute(
+        Call(
+            method="POST",
+            target=route_target(Route.INGESTION, checked),
+            read=model_reader(WorkflowActionResponse, echo="workflow_id", expected=checked),
+            accepted=lambda _answer: WorkflowActionResponse(checked),
+            idempotent=False,
+            effect=True,
+            route=Route.INGESTION,
+        )
+    )
+    return done.value
+
+
+async def wait_for_ingestion(
+    session: Session,
+    workflow_id: str | UUID,
+    *,
+    after: WorkflowSummaryResponse | None = None,
+    deadline: float | None = None,
+    on_change: Callable[[WorkflowDetailResponse], None] | None = None,
+) -> WorkflowDetailResponse:
+    """Wait until an ingestion is done: completed, failed, cancelled, or any other end.
+
+    Reads it at growing, jittered intervals. To wait for a rerun, read the ingestion before the
+    rerun and give that as ``after``: the server may show the old outcome for a while.
+
+    Args:
+        session: An open session.
+        workflow_id: The ingestion.
+        after: What was read before a rerun; only the outcome of a newer run is then taken.
+        deadline: How long to wait at most, in seconds; default: as long as it takes.
+        on_change: Called with each state that differs from the one before.
+
+    Raises:
+        ConfigurationError: An argument is wrong; nothing was sent.
+        DeadlineExceeded: It is not done yet; ``last`` is what was read last.
+        RequestError: The ingestion can't be read.
+
+    Example:
+        ```python
+        before = await ks.get_ingestion_workflow(session, workflow_id)
+        await ks.rerun_ingestion_workflow(session, workflow_id)
+        done = await ks.wait_for_ingestion(session, workflow_id, after=before, deadline=600)
+        ```
+    """
+    checked = check_id(workflow_id)
+
+    def is_over(detail: WorkflowDetailResponse) -> bool:
+        return detail.is_terminal and (after is None or is_newer_run(detail, after))
+
+    return await wait_until(
+        lambda time_left: _get_detail(view_for(session, time_left), checked, Priority.BACKGROUND),
+        is_over,
+        f"ingestion {checked}",
+        clock=session.clock,
+        chance=session.chance,
+        deadline=deadline,
+        on_change=on_change,
+    )

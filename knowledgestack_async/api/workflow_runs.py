@@ -1,0 +1,190 @@
+"""Workflow runs: get, delete, and the runner's callback (reference page: Workflow runs)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+from uuid import UUID
+
+from .._codec import encode_json
+from .._dialects import Route
+from .._wire import Call, Priority, check_credential, check_id, model_reader, route_target
+from ..errors import ConfigurationError
+from ..models import WorkflowCallbackResponse, WorkflowRunResponse, WorkflowRunStatus
+from ..monitor import wait_until
+from ..session import Session
+
+__all__ = [
+    "CALLBACK_ERROR_LENGTH",
+    "delete_workflow_run",
+    "get_workflow_run",
+    "send_workflow_run_callback",
+    "wait_for_workflow_run",
+]
+
+CALLBACK_ERROR_LENGTH = 8192
+"""How many characters of an error the callback takes (reference page: Run callback)."""
+
+_OUTCOMES = ("COMPLETED", "FAILED")
+
+
+async def get_workflow_run(session: Session, run_id: str | UUID) -> WorkflowRunResponse:
+    """Get the current state of a run (reference page: Get run).
+
+    Args:
+        session: An open session.
+        run_id: UUID of the run.
+
+    Raises:
+        ConfigurationError: The id is none; nothing was sent.
+        NotFound: There is no such run, or this key may not see it.
+        RequestError: The call failed.
+    """
+    return await _get_run(session, run_id, Priority.NORMAL)
+
+
+async def _get_run(session: Session, run_id: str | UUID, priority: Priority) -> WorkflowRunResponse:
+    checked = check_id(run_id, "run_id")
+    done = await session.execute(
+        Call(
+            method="GET",
+            target=route_target(Route.RUN, checked),
+            read=model_reader(WorkflowRunResponse, echo="id", expected=checked),
+            priority=priority,
+        )
+    )
+    return done.value
+
+
+async def delete_workflow_run(session: Session, run_id: str | UUID) -> None:
+    """Delete the record of a run (reference page: Delete run).
+
+    This removes the run from the API. **It does not cancel an execution that is in progress**, and a
+    server may refuse to delete a run that is still running.
+
+    Deleting is idempotent, so it is sent again when an answer is lost; a 404 after a try that may
+    have acted counts as deleted.
+
+    Args:
+        session: An open session.
+        run_id: UUID of the run to delete.
+
+    Raises:
+        ConfigurationError: The id is none; nothing was sent.
+        NotFound: There is no such run, or this key may not see it.
+        Conflict: The run is still running, and the server doesn't delete such ones.
+        OutcomeUnknown: No answer came; sending it again does no harm.
+        RequestError: The call failed.
+    """
+    checked = check_id(run_id, "run_id")
+    await session.execute(
+        Call(
+            method="DELETE",
+            target=route_target(Route.RUN, checked),
+            read=lambda _answer, _dialect: None,
+            accepted=lambda _answer: None,
+            gone=lambda: None,
+            effect=True,
+            own_connection=True,
+        )
+    )
+
+
+async def send_workflow_run_callback(
+    session: Session,
+    run_id: str | UUID,
+    status: Literal["COMPLETED", "FAILED"] | WorkflowRunStatus,
+    *,
+    error: str | None = None,
+    token: str | None = None,
+) -> WorkflowCallbackResponse:
+    """Report the outcome of a run (reference page: Run callback).
+
+    **This is the runner's endpoint, not the end user's**: a self-hosted runner signals with it that
+    it has finished. Secure it with the runner's webhook secret or the run's own token.
+
+    A callback is idempotent: for a run that has its outcome already the server answers
+    ``already_terminal`` and changes nothing, so it is sent again when an answer is lost.
+
+    Args:
+        session: An open session.
+        run_id: UUID of the run to update.
+        status: COMPLETED or FAILED.
+        error: Why it failed, with FAILED only; at most 8,192 characters, longer ones are cut.
+        token: The run's own token or the runner's secret; default: the session's key.
+
+    Raises:
+        ConfigurationError: An argument is wrong; nothing was sent.
+        NotFound: There is no such run.
+        OutcomeUnknown: No answer came; sending it again does no harm.
+        RequestError: The call failed.
+    """
+    checked = check_id(run_id, "run_id")
+    word = str(status)
+    if word not in _OUTCOMES:
+        raise ConfigurationError(f"status must be COMPLETED or FAILED, not {word[:40]!r}")
+    if error is not None and word == "COMPLETED":
+        raise ConfigurationError("error goes with FAILED only: a completed run has none")
+    body = {"status": word} if error is None else {"status": word, "error": fit_error(error)}
+    done = await session.execute(
+        Call(
+            method="POST",
+            target=route_target(Route.RUN_CALLBACK, checked),
+            read=model_reader(WorkflowCallbackResponse),
+            accepted=lambda _answer: WorkflowCallbackResponse(),
+            body=encode_json(body),
+            effect=True,
+            priority=Priority.URGENT,
+            own_connection=True,
+            credential=None if token is None else check_credential(token, "token"),
+            exempt=True,
+        )
+    )
+    return done.value
+
+
+def fit_error(text: str) -> str:
+    """An error's text as the callback takes it: cut to its length, without half characters."""
+    whole = text.encode("utf-8", "replace").decode()
+    if len(whole) <= CALLBACK_ERROR_LENGTH:
+        return whole
+    return whole[: CALLBACK_ERROR_LENGTH - 1] + "…"
+
+
+async def wait_for_workflow_run(
+    session: Session,
+    run_id: str | UUID,
+    *,
+    deadline: float | None = None,
+    on_change: Callable[[WorkflowRunResponse], None] | None = None,
+) -> WorkflowRunResponse:
+    """Wait until a run is over: COMPLETED or FAILED.
+
+    Reads it at growing, jittered intervals.
+
+    Args:
+        session: An open session.
+        run_id: UUID of the run.
+        deadline: How long to wait at most, in seconds; default: as long as it takes.
+        on_change: Called with each state that differs from the one before.
+
+    Raises:
+        ConfigurationError: An argument is wrong; nothing was sent.
+        DeadlineExceeded: The run is not over yet; ``last`` is what was read last.
+        RequestError: The run can't be read.
+    """
+    checked = check_id(run_id, "run_id")
+    return await wait_until(
+        lambda time_left: _get_run(view_for(session, time_left), checked, Priority.BACKGROUND),
+        lambda run: run.is_terminal,
+        f"workflow run {checked}",
+        clock=session.clock,
+        chance=session.chance,
+        deadline=deadline,
+        on_change=on_change,
+    )
+
+
+def view_for(session: Session, time_left: float | None) -> Session:
+    """The session, with a deadline for one read of a wait that has one."""
+    return session if time_left is None else session.with_options(deadline=time_left)

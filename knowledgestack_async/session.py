@@ -1,0 +1,394 @@
+"""The session: settings, the connection pool, and everything that lives as long as they do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from ssl import SSLContext
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+from urllib.parse import quote, urlencode
+
+import aiohttp
+import attrs
+
+from ._clock import Clock, MonotonicClock
+from ._codec import decode_json, encode_json
+from ._dialects import Dialect, Target
+from ._engine import Done, Engine
+from ._governor import Governor
+from ._negotiation import Negotiation
+from ._retry import Chance, RetryPolicy
+from ._settings import DEFAULT_BASE_URL, ApiKey, call_options, changed
+from ._transport import Transport, TransportOptions
+from ._wire import Answer, Call, check_base_url
+from .errors import ConfigurationError, SessionError
+
+__all__ = ["RawResponse", "Session", "SessionStats"]
+
+T = TypeVar("T")
+ClosableT = TypeVar("ClosableT", bound="Closable")
+
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_METHODS = _SAFE_METHODS | {"POST", "PUT", "PATCH", "DELETE"}
+
+
+class Closable(Protocol):
+    """What lives as long as a session, and is closed with it."""
+
+    async def close(self) -> None:
+        """End it."""
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class SessionStats:
+    """Counters of a session, as they were when they were read.
+
+    Attributes:
+        requests: Requests that were sent, retries included.
+        retries: How many of them were retries.
+        bytes_in: Bytes of bodies that came in, as they were on the wire.
+        cool_downs: How often the server asked for a pause.
+        in_flight: Requests in flight now.
+        waiting: Calls that wait for a slot now.
+        limit: How many requests may be in flight now; it adapts to the server.
+    """
+
+    requests: int
+    retries: int
+    bytes_in: int
+    cool_downs: int
+    in_flight: int
+    waiting: int
+    limit: int
+
+
+@attrs.frozen(kw_only=True)
+class RawResponse:
+    """What ``Session.request`` gives: the status, the headers, and the body's JSON (None if empty)."""
+
+    status: int
+    headers: Mapping[str, str]
+    json: Any
+
+
+class _Core:
+    """What a session and its views share."""
+
+    def __init__(self, engine: Engine, transport: Transport, governor: Governor) -> None:
+        self.engine = engine
+        self.transport = transport
+        self.governor = governor
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.is_closed = False
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.closables: dict[object, Closable] = {}
+
+
+class Session:
+    """The way to one Knowledge Stack server; used with ``async with``.
+
+    Args:
+        api_key: The key, or a function that is asked for it for each request (a coroutine function
+            too). Default: ``KS_API_KEY``.
+        base_url: The server, with a path prefix if it has one. Default: ``KS_BASE_URL``, else the
+            documented host, https://api-staging.knowledgestack.ai.
+        dialect: The generation of the API: ``documented``, ``offset``, ``system-jobs``, or ``auto``
+            to find out.
+        timeout: Seconds for one try, from when it gets its slot.
+        deadline: Seconds for a whole call, queue, waits and retries included. Without one, no retry
+            begins later than ``retry.give_up_after`` after the first try.
+        headers: Headers to send with every request.
+        retry: How calls are sent again.
+        max_in_flight: The most requests in flight at a time; how many are allowed below that adapts
+            to what the server takes.
+        rate: The most requests a second; None for no such limit.
+        client_session: An aiohttp session to use instead of one of our own. It is never closed here,
+            and it brings its own cookies, proxies, ``.netrc`` and middlewares; a connection of its
+            own for calls whose answer names nothing can then not be had for certain.
+        trace_configs: aiohttp's trace configs, such as OpenTelemetry's.
+        proxy: An HTTP proxy to go through.
+        ssl: An SSL context, or False to not check certificates (don't).
+        allow_plain_http: Whether ``http://`` may be used to other machines than this one.
+        clock: Where time comes from; for tests.
+        chance: Where jitter comes from; for tests.
+
+    Raises:
+        ConfigurationError: A setting is missing or wrong.
+
+    Example:
+        ```python
+        async with ks.Session() as session:
+            run = await ks.get_workflow_run(session, run_id)
+        ```
+    """
+
+    def __init__(
+        self,
+        api_key: ApiKey | None = None,
+        base_url: str | None = None,
+        *,
+        dialect: str = "auto",
+        timeout: float = 30.0,
+        deadline: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        retry: RetryPolicy | None = None,
+        max_in_flight: int = 100,
+        rate: float | None = None,
+        client_session: aiohttp.ClientSession | None = None,
+        trace_configs: Sequence[aiohttp.TraceConfig] = (),
+        proxy: str | None = None,
+        ssl: SSLContext | bool | aiohttp.Fingerprint = True,
+        allow_plain_http: bool = False,
+        clock: Clock | None = None,
+        chance: Chance | None = None,
+    ) -> None:
+        self._options = call_options(api_key, timeout, deadline, headers, retry)
+        self._base_url = check_base_url(
+            base_url or os.environ.get("KS_BASE_URL") or DEFAULT_BASE_URL,
+            allow_plain_http=allow_plain_http,
+        )
+        self.clock = clock or MonotonicClock()
+        self.chance = chance or random.Random()
+        self._negotiation = Negotiation(dialect, self.clock)
+        pool_size = getattr(client_session and client_session.connector, "limit", 0)
+        governor = Governor(
+            clock=self.clock,
+            chance=self.chance,
+            ceiling=max_in_flight,
+            pool_size=pool_size,
+            rate=rate,
+        )
+        way = TransportOptions(
+            client_session=client_session, trace_configs=trace_configs, proxy=proxy, ssl=ssl
+        )
+        transport = Transport(way, self.clock)
+        engine = Engine(
+            base_url=self._base_url,
+            transport=transport,
+            governor=governor,
+            negotiation=self._negotiation,
+            clock=self.clock,
+            chance=self.chance,
+        )
+        self._core = _Core(engine, transport, governor)
+        self._is_view = False
+
+    def __repr__(self) -> str:
+        return f"<Session to {self._base_url}, dialect {self.dialect}>"
+
+    @property
+    def base_url(self) -> str:
+        """The server that this session talks to."""
+        return self._base_url
+
+    @property
+    def dialect(self) -> str:
+        """The generation of the API that the server speaks, as far as it is known by now."""
+        return self._negotiation.dialect.name
+
+    @property
+    def capabilities(self) -> Dialect:
+        """What that generation can do: its paging, filters and bulk calls."""
+        return self._negotiation.dialect
+
+    @property
+    def stats(self) -> SessionStats:
+        """The session's counters now."""
+        core = self._core
+        return SessionStats(
+            requests=core.engine.requests,
+            retries=core.engine.retries,
+            bytes_in=core.transport.bytes_in,
+            cool_downs=core.governor.cool_downs,
+            in_flight=core.governor.in_flight,
+            waiting=core.governor.waiting,
+            limit=core.governor.limit,
+        )
+
+    def with_options(
+        self,
+        *,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        api_key: ApiKey | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> Session:
+        """A view of this session with other options: same pool, governor and counters.
+
+        What is None stays as it is; headers are added to the session's. A view is neither opened nor
+        closed: it lives as long as its session.
+
+        Raises:
+            ConfigurationError: An option is wrong.
+
+        Example:
+            ```python
+            hurried = session.with_options(deadline=2)
+            ```
+        """
+        view = object.__new__(type(self))
+        vars(view).update(vars(self))
+        view._options = changed(
+            self._options,
+            api_key=api_key,
+            timeout=timeout,
+            deadline=deadline,
+            headers=headers,
+            retry=retry,
+        )
+        view._is_view = True
+        return view
+
+    async def __aenter__(self) -> Self:
+        core = self._core
+        if self._is_view:
+            raise SessionError(
+                "a view of a session is not opened: use it while its session is open"
+            )
+        if core.is_closed:
+            raise SessionError("the session is closed; make a new one")
+        if core.loop is not None:
+            raise SessionError("the session is open already")
+        core.transport.open()
+        core.loop = asyncio.get_running_loop()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        core = self._core
+        core.is_closed = True
+        core.governor.close()
+        for closable in list(core.closables.values()):
+            await closable.close()
+        tasks = list(core.tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await core.transport.close()
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | int | float | bool] | None = None,
+        json: Any = None,
+        idempotent: bool | None = None,
+    ) -> RawResponse:
+        """Call an endpoint that the SDK doesn't model, under the same rules.
+
+        Args:
+            method: The HTTP method.
+            path: The path below the base URL, from its slash on; reserved characters quoted by you.
+            params: The query.
+            json: The body, if there is one.
+            idempotent: Whether sending it twice does no harm, so that it may be sent again when its
+                answer is lost. Default: only GET, HEAD and OPTIONS.
+
+        Raises:
+            ConfigurationError: The path could leave the server, or the method is none.
+            RequestError: The call failed.
+
+        Example:
+            ```python
+            answer = await session.request("GET", "/v1/documents", params={"limit": 5})
+            ```
+        """
+        method = method.upper()
+        if method not in _METHODS:
+            raise ConfigurationError(f"method must be one of {', '.join(sorted(_METHODS))}")
+        safe = method in _SAFE_METHODS
+        query = urlencode({name: _query_value(value) for name, value in (params or {}).items()})
+        target = Target(_checked_path(path), query)
+        done = await self.execute(
+            Call(
+                method=method,
+                target=lambda _: target,
+                read=_read_raw,
+                accepted=None if safe else _accepted_raw,
+                idempotent=safe if idempotent is None else idempotent,
+                effect=not safe,
+                body=None if json is None else encode_json(json),
+                own_connection=True,
+            )
+        )
+        return done.value
+
+    async def execute(self, call: Call[T]) -> Done[T]:
+        """Send a call; what the endpoint functions use.
+
+        Raises:
+            SessionError: The session is not open, or belongs to another event loop.
+            RequestError: The call failed.
+        """
+        self.check_usable()
+        return await self._core.engine.run(call, self._options)
+
+    def learn(self, asked: Dialect, *, by_number: bool) -> bool:
+        """Take note of how a list was answered; False if that is not how it was asked."""
+        return self._negotiation.learn(asked, by_number=by_number)
+
+    def check_usable(self) -> None:
+        """Make sure that calls can be sent.
+
+        Raises:
+            SessionError: The session is not open, or belongs to another event loop.
+        """
+        core = self._core
+        if core.is_closed:
+            raise SessionError("the session is closed; make a new one")
+        if core.loop is None:
+            raise SessionError(
+                "the session is not open: use it inside 'async with Session() as ...'"
+            )
+        if asyncio.get_running_loop() is not core.loop:
+            raise SessionError("the session belongs to another event loop; open one on this loop")
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start a task that ends with the session at the latest."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._core.tasks.add(task)
+        task.add_done_callback(self._core.tasks.discard)
+        return task
+
+    def keep(self, key: object, make: Callable[[], ClosableT]) -> ClosableT:
+        """What lives as long as the session under that key; made if it isn't there yet."""
+        found = self._core.closables.get(key)
+        if found is None:
+            found = self._core.closables[key] = make()
+        return found  # type: ignore[return-value]
+
+
+def _checked_path(path: str) -> str:
+    problem = ""
+    if not path.startswith("/") or path.startswith("//"):
+        problem = "must begin with one slash: it is a path below the base URL"
+    elif any(not char.isprintable() or char in " \\?#" for char in path):
+        problem = "must not hold spaces, control characters, backslashes, '?' or '#'"
+    elif {".", ".."} & set(path.replace("%2e", ".").replace("%2E", ".").split("/")):
+        problem = "must not hold '.' or '..'"
+    if problem:
+        raise ConfigurationError(f"path {path[:100]!r} {problem}")
+    return quote(path, safe="/%:@!$&'()*+,;=~-._")
+
+
+def _query_value(value: str | float | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _read_raw(answer: Answer, _dialect: Dialect) -> RawResponse:
+    json = decode_json(answer.body) if answer.body else None
+    return RawResponse(status=answer.status, headers=dict(answer.headers), json=json)
+
+
+def _accepted_raw(answer: Answer) -> RawResponse:
+    return RawResponse(status=answer.status, headers=dict(answer.headers), json=None)
