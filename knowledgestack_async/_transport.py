@@ -87,9 +87,8 @@ class _WatchedConnector(aiohttp.TCPConnector):
         # Slots are the governor's to hand out, so the pool has no limit of its own. Idle connections
         # are kept shorter than the servers keep them (uvicorn: 5 s), so that a request seldom meets
         # one that is just being closed.
-        super().__init__(  # pyright: ignore[reportUnknownMemberType] - aiohttp's own gap
-            limit=0, force_close=force_close, **({} if force_close else {"keepalive_timeout": 4})
-        )
+        lifetime: dict[str, Any] = {} if force_close else {"keepalive_timeout": 4}
+        super().__init__(limit=0, force_close=force_close, **lifetime)  # pyright: ignore[reportUnknownMemberType]
         self._handed_out: WeakSet[object] = WeakSet()
 
     async def connect(
