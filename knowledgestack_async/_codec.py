@@ -7,6 +7,7 @@ zone is UTC.
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -100,7 +101,11 @@ class _PageSource:
 
     @cached_property
     def _parsed(self) -> dict[str, Any]:
-        parsed: dict[str, Any] = decode_json(self._body)
+        parsed: dict[str, Any]
+        try:
+            parsed = decode_json(self._body)
+        except DecodeError:  # a field that was skipped holds a number beyond all bounds
+            parsed = json.loads(self._body, parse_int=_read_number)
         return parsed
 
     def read(self) -> Mapping[str, Any]:
@@ -113,6 +118,10 @@ class _PageSource:
     def read_uploader(self, place: int) -> Mapping[str, Any]:
         uploader: Mapping[str, Any] = self.read_item(place)["uploader"]
         return uploader
+
+
+def _read_number(digits: str) -> int | float:
+    return int(digits) if len(digits) < 20 else float(digits)
 
 
 _SET_READER: Callable[[WireObject, Callable[[], Mapping[str, Any]]], None] = WireObject.__dict__[
@@ -172,6 +181,10 @@ def _describe(value: Any) -> str:
 
 def _read_time(value: Any, _: Any) -> datetime:
     text: str = _expect(str, "a time")(value, None)
+    try:  # as the fast path does, which rounds what Python cuts: the same time reads the same in both
+        return msgspec.convert(text, models.AwareTime)
+    except msgspec.ValidationError:
+        pass
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

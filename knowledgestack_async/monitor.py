@@ -87,14 +87,19 @@ def _too_late(what: str, last: object) -> DeadlineExceeded:
 
 
 def is_newer_run(current: WorkflowSummaryResponse, before: WorkflowSummaryResponse) -> bool:
-    """Whether ``current`` shows a later run of the ingestion than ``before`` did.
+    """Whether the outcome in ``current`` is of a later run of the ingestion than the one in ``before``.
 
-    Told by the run's id where both have one, else by when the last run started.
+    A run that has started tells it by its time. One that ended before it started (a queued rerun that
+    was cancelled) leaves that time alone, and is told by a state that changed after the end. The
+    engine's run id alone proves nothing: it is new while the list still shows the old outcome.
     """
+    if current.last_run_timestamp != before.last_run_timestamp:
+        return current.last_run_timestamp > before.last_run_timestamp
+    then, now = before.last_state_update_timestamp, current.last_state_update_timestamp
+    has_moved = now is not None and (then is None or now > then)
     run_ids = getattr(current, "run_id", None), getattr(before, "run_id", None)
-    if all(run_ids):
-        return run_ids[0] != run_ids[1]
-    return current.last_run_timestamp > before.last_run_timestamp
+    is_another = current.status != before.status or (all(run_ids) and run_ids[0] != run_ids[1])
+    return before.is_terminal and has_moved and is_another
 
 
 class StatusPoll:

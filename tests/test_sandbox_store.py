@@ -7,6 +7,7 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from knowledgestack_async.sandbox import (
     ConflictError,
     Filters,

@@ -1,0 +1,114 @@
+"""The root of the command line, and how a run of it ends."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+import knowledgestack_async as ks
+
+from .commands import Group
+from .exits import Exit, exit_for, explain
+from .options import Options, connection_options, output_options
+
+__all__ = ["app", "run"]
+
+_EPILOG = """\b
+Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 not found, 4 not
+allowed (401, 403), 5 unknown outcome (it may have acted), 130 interrupted.
+Where several ids fare differently, the worst decides: 5, 4, 2, 1, 3, 0.
+
+\b
+Completion: eval "$(ks-async completion bash)", or zsh, or
+ks-async completion fish | source. To try things out without a key or a
+server: ks-async demo, and --sandbox with any command.
+"""
+
+_HELP = "Knowledge Stack on the command line: ingestions, workflows and workflow runs."
+
+app = Group(
+    "ks-async",
+    help=_HELP,
+    epilog=_EPILOG,
+    params=[
+        *connection_options(hidden=False),
+        *output_options(),
+        click.version_option(ks.__version__, message="%(prog)s %(version)s")(
+            click.Command("version")
+        ).params[-1],
+    ],
+    lazy={
+        "ingestions": "ingestions:ingestions",
+        "workflows": "workflows:workflows",
+        "runs": "runs:runs",
+        "demo": "demo:demo",
+        "sandbox": "sandbox:sandbox",
+        "doctor": "doctor:doctor",
+        "completion": "completion:completion",
+    },
+    example="""
+    ks-async ingestions list --status failed
+    ks-async ingestions list --status failed --output ids | ks-async ingestions rerun - --yes
+    """,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Run a command line, whatever comes of it.
+
+    Args:
+        args: The arguments; default: the process's.
+
+    Returns:
+        The exit code.
+    """
+    options = Options()
+    _be_tolerant()
+    try:
+        code = app.main(args, prog_name="ks-async", standalone_mode=False, obj=options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_output()
+        return Exit.DONE
+    except Exception as error:
+        return _end(options, error)
+    except KeyboardInterrupt as error:
+        return _end(options, error)
+    return code if isinstance(code, int) else Exit.DONE
+
+
+def _end(options: Options, error: BaseException) -> int:
+    """Say what went wrong; what nobody foresaw goes on as it is."""
+    if options.debug:
+        traceback.print_exception(error)
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        options.screen.note("Interrupted.")
+        return Exit.INTERRUPTED
+    if isinstance(error, ks.KnowledgeStackError):
+        options.screen.complain(explain(error))
+        return exit_for(error)
+    raise error
+
+
+def _be_tolerant() -> None:
+    """A character that the terminal's encoding lacks is no reason to stop."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _forget_output() -> None:
+    """The reader has gone: let what is still buffered go nowhere, without a complaint at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

@@ -1,0 +1,111 @@
+"""From what happened to the exit code, and to the lines that say it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from enum import IntEnum
+
+import knowledgestack_async as ks
+
+__all__ = ["Exit", "Tally", "explain", "exit_for", "worst"]
+
+
+class Exit(IntEnum):
+    """What ``ks-async`` exits with."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    AUTH = 4
+    UNKNOWN = 5
+    INTERRUPTED = 130
+
+
+# When several ids fare differently, the first of these that happened is the exit code.
+_WORST_FIRST = (Exit.UNKNOWN, Exit.AUTH, Exit.USAGE, Exit.FAILED, Exit.NOT_FOUND, Exit.DONE)
+
+_BY_ERROR: tuple[tuple[type[ks.KnowledgeStackError], Exit], ...] = (
+    (ks.ConfigurationError, Exit.USAGE),
+    (ks.OutcomeUnknown, Exit.UNKNOWN),
+    (ks.Unauthorized, Exit.AUTH),
+    (ks.Forbidden, Exit.AUTH),
+    (ks.NotFound, Exit.NOT_FOUND),
+)
+
+_WORDS = {
+    Exit.DONE: "done",
+    Exit.FAILED: "failed",
+    Exit.USAGE: "refused",
+    Exit.NOT_FOUND: "not found",
+    Exit.AUTH: "not allowed",
+    Exit.UNKNOWN: "with unknown outcome",
+}
+
+# The library speaks of its own arguments; here they have these names.
+_OPTIONS = {
+    "KS_API_KEY": "KS_API_KEY or --api-key-file",
+    "or allow_plain_http=True": "or --allow-plain-http",
+    "Open the session with dialect='auto', or with the name of": "Give --dialect auto, or",
+    "lower max_in_flight or rate": "try again later, or with a lower --concurrency",
+    "base_url": "--base-url",
+    "name_like": "--name-like",
+    "latest_version_only": "--latest-version-only",
+    "uploader_user_id": "--uploader",
+    "oldest_first": "--oldest-first",
+    "Wait longer, or go on from what .last holds": "Wait again, or longer: --deadline",
+    "give ssl= a context that trusts it": "name its authority in SSL_CERT_FILE",
+}
+
+
+def exit_for(error: ks.KnowledgeStackError) -> Exit:
+    """The exit code that goes with an error."""
+    return next((code for kind, code in _BY_ERROR if isinstance(error, kind)), Exit.FAILED)
+
+
+def worst(codes: Iterable[Exit]) -> Exit:
+    """The code that decides: 5, else 4, 2, 1, 3, and 0 only if all is done."""
+    seen = set(codes)
+    return next((code for code in _WORST_FIRST if code in seen), Exit.DONE)
+
+
+def explain(error: ks.KnowledgeStackError) -> list[str]:
+    """What happened, and on a line of its own what to do about it."""
+    hint = getattr(error, "hint", "")
+    what = str(error)
+    if hint:
+        what = what.removesuffix(f". {hint}")
+    last = getattr(error, "last", None)
+    if isinstance(last, ks.WorkflowSummaryResponse | ks.WorkflowRunResponse):
+        what = f"{what}; it is {last.status}"
+    return [_in_options(line) for line in (f"Error: {what}", f"  {hint}" if hint else "") if line]
+
+
+def _in_options(text: str) -> str:
+    for name, option in _OPTIONS.items():
+        text = text.replace(name, option)
+    return text
+
+
+class Tally:
+    """How many ids fared how."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[Exit] = Counter()
+
+    def __len__(self) -> int:
+        return self._counts.total()
+
+    def add(self, code: Exit) -> None:
+        """Count one."""
+        self._counts[code] += 1
+
+    @property
+    def code(self) -> Exit:
+        """The code that decides."""
+        return worst(self._counts)
+
+    def __str__(self) -> str:
+        told = [code for code in _WORDS if self._counts[code]]
+        return ", ".join(f"{self._counts[code]:,} {_WORDS[code]}" for code in told)

@@ -1,0 +1,122 @@
+"""The options that every command takes, before and after its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import attrs
+import click
+
+from .screen import Screen
+
+__all__ = ["Options", "connection_options", "output_options", "pass_options", "printing"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+Output = Literal["table", "json", "ndjson", "ids"]
+
+
+@attrs.define(slots=False)
+class Options:
+    """What was asked of this run besides its command."""
+
+    base_url: str | None = None
+    api_key_file: Path | None = None
+    dialect: str | None = None
+    timeout: float | None = None
+    sandbox: bool = False
+    allow_plain_http: bool = False
+    debug: bool = False
+    no_color: bool = False
+    output: Output = "table"
+    fields: tuple[str, ...] = ()
+
+    @cached_property
+    def screen(self) -> Screen:
+        """The streams, as they are to be used."""
+        return Screen(allow_color=not self.no_color)
+
+
+pass_options = click.make_pass_decorator(Options)
+
+
+def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    """Keep what was given; after a command's name it counts more than before it."""
+    if value is not None and param.name is not None:
+        setattr(ctx.ensure_object(Options), param.name, value)
+
+
+def _split_fields(_ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    fields = None if value is None else tuple(filter(None, map(str.strip, value.split(","))))
+    if fields is not None and not fields:
+        raise click.BadParameter("name at least one field, such as --fields workflow_id,status")
+    _remember(_ctx, _param, fields)
+
+
+def _option(*names: str, **settings: Any) -> click.Option:
+    settings = {"callback": _remember, "expose_value": False, "default": None} | settings
+    return click.Option(names, **settings)
+
+
+def connection_options(*, hidden: bool) -> list[click.Option]:
+    """How to reach a server, and how to talk about it; hidden where they only clutter the help."""
+    flag: dict[str, Any] = {"is_flag": True, "flag_value": True, "hidden": hidden}
+    return [
+        _option("--base-url", metavar="URL", hidden=hidden, help="The server. [env: KS_BASE_URL]"),
+        _option(
+            "--api-key-file",
+            metavar="FILE",
+            type=click.Path(dir_okay=False, path_type=Path),
+            hidden=hidden,
+            help="A file that holds the API key. [else env: KS_API_KEY]",
+        ),
+        _option(
+            "--dialect",
+            type=click.Choice(["auto", "documented", "offset", "system-jobs"]),
+            hidden=hidden,
+            help="The generation of the API; found out by itself. [default: auto]",
+        ),
+        _option(
+            "--timeout",
+            metavar="SECONDS",
+            type=click.FloatRange(min=0, min_open=True),
+            hidden=hidden,
+            help="For one try of one request. [default: 30]",
+        ),
+        _option("--sandbox", **flag, help="Use an embedded sandbox, started for this command."),
+        _option("--allow-plain-http", **flag, help="Let http:// be used to other machines."),
+        _option("--debug", **flag, help="Log every request, and show tracebacks."),
+        _option("--no-color", **flag, help="No colors. [also env: NO_COLOR]"),
+    ]
+
+
+def output_options() -> list[click.Option]:
+    """How results are printed."""
+    return [
+        _option(
+            "--output",
+            type=click.Choice(["table", "json", "ndjson", "ids"]),
+            help="How to print. In a pipe a table has tabs, and nothing is cut. [default: table]",
+        ),
+        _option(
+            "--fields",
+            metavar="A,B,C",
+            callback=_split_fields,
+            help="Print these fields only; uploader.first_name reaches inside one.",
+        ),
+    ]
+
+
+def printing(command: F) -> F:
+    """Give a command ``--output`` and ``--fields``."""
+    for option in reversed(output_options()):
+        _add(command, option)
+    return command
+
+
+def _add(command: Callable[..., Any], option: click.Option) -> None:
+    # The place where click's own decorators keep the options of a function.
+    command.__dict__.setdefault("__click_params__", []).append(option)

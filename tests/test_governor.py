@@ -1,0 +1,216 @@
+"""Slots: how many, to whom, how fast, and what a push-back does."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from contextvars import ContextVar
+
+import pytest
+
+import knowledgestack_async as ks
+from conftest import FakeClock
+from knowledgestack_async._governor import Governor
+from knowledgestack_async._wire import Priority
+
+FOREVER = float("inf")
+
+
+def governor_of(clock: FakeClock, **options: object) -> Governor:
+    return Governor(clock=clock, chance=random.Random(1), **options)
+
+
+async def fill(governor: Governor, count: int) -> list:
+    return [await governor.acquire(Priority.NORMAL, FOREVER) for _ in range(count)]
+
+
+async def test_it_starts_modest_and_grows_while_it_is_what_holds_calls_back(clock):
+    governor = governor_of(clock, ceiling=30)
+    assert governor.limit == 20
+    governor.answered()
+    assert governor.limit == 20  # nothing was held back
+    await fill(governor, 20)
+    for _ in range(50):
+        governor.answered()
+        while governor.in_flight < governor.limit:
+            await governor.acquire(Priority.NORMAL, FOREVER)
+    assert governor.limit == governor.in_flight == 30
+
+
+async def test_it_never_hands_out_more_than_the_pool_has(clock):
+    assert governor_of(clock, ceiling=50, pool_size=7).limit == 7
+    assert governor_of(clock, ceiling=5, pool_size=0).limit == 5
+
+
+async def test_requests_that_were_in_flight_together_cut_the_limit_once(clock):
+    governor = governor_of(clock)
+    slots = await fill(governor, 20)
+    for slot in slots:
+        governor.pushed_back(slot, None)
+    assert governor.limit == 14
+    for _ in range(20):
+        governor.release()
+    [later] = await fill(governor, 1)
+    governor.pushed_back(later, None)
+    assert governor.limit == 9
+
+
+async def test_the_limit_does_not_fall_below_its_floor(clock):
+    governor = governor_of(clock)
+    for _ in range(30):
+        [slot] = await fill(governor, 1)
+        governor.pushed_back(slot, None)
+        governor.release()
+    assert governor.limit == Governor.FLOOR
+
+
+async def test_after_a_push_back_it_grows_by_about_one_a_round_trip(clock):
+    governor = governor_of(clock)
+    slots = await fill(governor, 20)
+    governor.pushed_back(slots[0], None)
+    for _ in range(14):
+        governor.answered()
+    assert governor.limit in {14, 15}
+    for _ in range(15):
+        governor.answered()
+    assert governor.limit in {15, 16}
+
+
+async def test_a_cool_down_holds_everybody_and_lets_them_go_one_by_one(clock):
+    governor = governor_of(clock)
+    [slot] = await fill(governor, 1)
+    governor.pushed_back(slot, 5)
+    governor.release()
+    assert governor.cooling_for() == 5
+    began = clock.now()
+    times = []
+
+    async def call() -> None:
+        await governor.acquire(Priority.NORMAL, FOREVER)
+        times.append(clock.now() - began)
+
+    await asyncio.gather(*(call() for _ in range(10)))
+    assert min(times) >= 5
+    assert max(times) - min(times) > 0.3
+    assert len(set(times)) >= 8
+    assert governor.cool_downs == 1
+
+
+async def test_a_shorter_pause_does_not_shorten_a_longer_one(clock):
+    governor = governor_of(clock)
+    [slot] = await fill(governor, 1)
+    governor.pushed_back(slot, 5)
+    governor.pushed_back(slot, 1)
+    assert governor.cooling_for() == 5
+    governor.pushed_back(slot, 9)
+    assert governor.cooling_for() == 9
+    assert governor.cool_downs == 1
+
+
+async def test_a_rate_spaces_requests_evenly(clock):
+    governor = governor_of(clock, rate=10)
+    began = clock.now()
+    times = []
+    for _ in range(30):
+        await governor.acquire(Priority.NORMAL, FOREVER)
+        times.append(clock.now() - began)
+        governor.release()
+    assert times[-1] == pytest.approx(2.8, abs=0.15)
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("inf"), float("nan")])
+def test_a_rate_that_is_none_is_refused(clock, rate):
+    with pytest.raises(ks.ConfigurationError, match="rate"):
+        governor_of(clock, rate=rate)
+
+
+async def test_urgent_calls_go_first_and_nobody_starves(clock):
+    governor = governor_of(clock, ceiling=1)
+    await fill(governor, 1)
+    order: list[Priority] = []
+
+    async def call(priority: Priority) -> None:
+        await governor.acquire(priority, FOREVER)
+        order.append(priority)
+        await asyncio.sleep(0)
+        governor.release()
+
+    calls = [call(priority) for priority in (Priority.BACKGROUND, Priority.NORMAL, Priority.URGENT) * 20]
+    work = asyncio.gather(*calls)
+    await asyncio.sleep(0)
+    governor.release()
+    await work
+    first = Counter(order[:20])
+    assert first[Priority.URGENT] > 15
+    assert first[Priority.BACKGROUND] >= 2
+
+
+async def test_within_a_priority_the_first_come_is_the_first_served(clock):
+    governor = governor_of(clock, ceiling=1)
+    await fill(governor, 1)
+    order: list[int] = []
+
+    async def call(number: int) -> None:
+        await governor.acquire(Priority.NORMAL, FOREVER)
+        order.append(number)
+        governor.release()
+
+    work = asyncio.gather(*(call(number) for number in range(50)))
+    await asyncio.sleep(0)
+    governor.release()
+    await work
+    assert order == list(range(50))
+
+
+async def test_whoever_is_cancelled_or_out_of_time_takes_no_slot_along(clock):
+    clock.patience = 0.01
+    governor = governor_of(clock, ceiling=1)
+    await fill(governor, 1)
+    with pytest.raises(TimeoutError):
+        await governor.acquire(Priority.NORMAL, 3)
+    waiting = asyncio.create_task(governor.acquire(Priority.NORMAL, FOREVER))
+    await asyncio.sleep(0)
+    assert governor.waiting == 1
+    governor.release()  # granted, but the task has not run yet
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert governor.in_flight == 0
+    assert governor.waiting == 0
+
+
+async def test_closing_turns_everybody_away(clock):
+    governor = governor_of(clock, ceiling=1)
+    [slot] = await fill(governor, 1)
+    governor.pushed_back(slot, 50)
+    calls = [asyncio.create_task(governor.acquire(Priority.NORMAL, FOREVER)) for _ in range(3)]
+    clock.sleep = asyncio.sleep  # the waker sleeps for real, until it is cancelled
+    await asyncio.sleep(0)
+    gone = asyncio.create_task(governor.acquire(Priority.NORMAL, FOREVER))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.sleep(0)
+    governor.close()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(result, ks.SessionError) for result in results)
+    with pytest.raises(ks.SessionError):
+        await governor.acquire(Priority.NORMAL, FOREVER)
+    governor.release()
+
+
+async def test_the_waker_inherits_nobodys_context(clock):
+    secret: ContextVar[str] = ContextVar("secret", default="none")
+    seen = []
+
+    async def sleep(_seconds: float) -> None:
+        seen.append(secret.get())
+        clock.time += 100
+
+    governor = governor_of(clock)
+    [slot] = await fill(governor, 1)
+    governor.pushed_back(slot, 5)
+    clock.sleep = sleep
+    secret.set("mine")
+    await governor.acquire(Priority.NORMAL, FOREVER)
+    assert seen == ["none"]
