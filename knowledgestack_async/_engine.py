@@ -20,7 +20,7 @@ from ._retry import Chance, Fault, RetryBudget, decide, fault_of
 from ._settings import CallOptions, resolve_key
 from ._transport import Failure, Transport
 from ._version import __version__
-from ._wire import Answer, Call, Misdelivered, Secret, list_reader, read_retry_after
+from ._wire import Answer, Call, Misdelivered, Priority, Secret, list_reader, read_retry_after
 from .errors import RequestError
 
 __all__ = ["Done", "Engine"]
@@ -86,9 +86,9 @@ class Engine:
         progress = _Progress(deadline)
         problem: Problem | None = None
         while True:
-            dialect = self._negotiation.dialect
+            slot = await self._take_slot(call, options, progress, problem)
+            dialect = self._negotiation.dialect  # after the slot: it may have been learned meanwhile
             target = call.target(dialect)
-            slot = await self._take_slot(call, options, target, progress, problem)
             try:
                 outcome = await self._try_once(call, options, dialect, target, progress, slot)
             finally:
@@ -110,7 +110,6 @@ class Engine:
         self,
         call: Call[Any],
         options: CallOptions,
-        target: Target,
         progress: _Progress,
         problem: Problem | None,
     ) -> Slot:
@@ -125,6 +124,7 @@ class Engine:
                 if progress.give_up_at == FOREVER and options.deadline is None:
                     progress.give_up_at = self._clock.now() + options.retry.give_up_after
                 return slot
+        target = call.target(self._negotiation.dialect)
         if problem is not None:
             raise self._error(call, target, progress, problem, why="no slot came free in time")
         raise errors.DeadlineExceeded(
@@ -302,4 +302,9 @@ def _probe_call(generation: Dialect) -> Call[bool]:
     def read(answer: Answer, _dialect: Dialect) -> bool:
         return read_page(answer, generation).offset is None
 
-    return Call(method="GET", target=lambda _: generation.list_target(0, 1, {}), read=read)
+    return Call(
+        method="GET",
+        target=lambda _: generation.list_target(0, 1, {}),
+        read=read,
+        priority=Priority.URGENT,
+    )

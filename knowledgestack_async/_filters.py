@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Self
 from uuid import UUID
 
@@ -20,8 +20,8 @@ __all__ = ["ListFilters"]
 class ListFilters:
     """The filters of one walk; false if there are none.
 
-    ``statuses`` and the times are also applied to the items here, so that a server that knows
-    nothing of them does no harm. The others need a server that has them.
+    ``statuses`` and the times are applied to the items here where the server doesn't have them. The
+    others need a server that has them.
     """
 
     statuses: frozenset[str] = frozenset()
@@ -76,8 +76,9 @@ class ListFilters:
         Raises:
             ConfigurationError: The server has no such filter, and items don't tell.
         """
+        asked = self.wire()
         for name in ("name_like", "latest_version_only", "uploader_user_id"):
-            if getattr(self, name) and name not in dialect.filters:
+            if name in asked and name not in dialect.filters:
                 raise ConfigurationError(
                     f"{name} can't be honoured: a server of the generation {dialect.name!r} has no "
                     "such filter, and its items don't tell"
@@ -88,18 +89,32 @@ class ListFilters:
                 "the newest first only"
             )
 
-    def keeps(self, item: WorkflowSummaryResponse) -> bool:
-        """Whether an item passes what can be told from its own fields."""
+    def keeps(self, item: WorkflowSummaryResponse, dialect: Dialect) -> bool:
+        """Whether an item passes the filters that the server doesn't have and its own fields tell."""
+        known = dialect.filters
         updated = item.last_state_update_timestamp or item.created_at
         return (
-            (not self.statuses or str(item.status) in self.statuses)
-            and _lies_between(item.created_at, self.created_after, self.created_before)
-            and _lies_between(updated, self.updated_after, self.updated_before)
+            ("status" in known or not self.statuses or str(item.status) in self.statuses)
+            and ("created_after" in known or _is_since(item.created_at, self.created_after))
+            and ("created_before" in known or _is_before(item.created_at, self.created_before))
+            and ("updated_after" in known or _is_since(updated, self.updated_after))
+            and ("updated_before" in known or _is_before(updated, self.updated_before))
         )
 
+    def fenced(self, first: WorkflowSummaryResponse, dialect: Dialect) -> ListFilters:
+        """The filters, such that what is uploaded after ``first`` stays out, where the server can."""
+        if self.oldest_first or "created_before" not in dialect.filters:
+            return self
+        fence = first.created_at + timedelta(microseconds=1)
+        return attrs.evolve(self, created_before=min(fence, self.created_before or fence))
 
-def _lies_between(moment: datetime, start: datetime | None, end: datetime | None) -> bool:
-    return (start is None or moment >= start) and (end is None or moment < end)
+
+def _is_since(moment: datetime, start: datetime | None) -> bool:
+    return start is None or moment >= start
+
+
+def _is_before(moment: datetime, end: datetime | None) -> bool:
+    return end is None or moment < end
 
 
 def _checked_statuses(

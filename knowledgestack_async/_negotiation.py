@@ -32,7 +32,8 @@ class Negotiation:
         self.dialect = dialect_named(name) if self.is_fixed else GENERATIONS[0]
         self.is_confirmed = self.is_fixed
         self._clock = clock
-        self._probed_at = float("-inf")
+        self._asked_again_at = float("-inf")
+        self._probes = 0
         self._probing = asyncio.Lock()
 
     def learn(self, asked: Dialect, *, by_number: bool) -> bool:
@@ -67,12 +68,14 @@ class Negotiation:
         """
         if self.is_fixed:
             return False
+        probes = self._probes
         async with self._probing:
-            if asked is not self.dialect:
+            if asked is not self.dialect or probes != self._probes:
                 return asked.paths != self.dialect.paths
-            if self._clock.now() - self._probed_at < self.ASK_AGAIN_AFTER:
-                return False
-            self._probed_at = self._clock.now()
+            if self.is_confirmed:
+                if self._clock.now() - self._asked_again_at < self.ASK_AGAIN_AFTER:
+                    return False
+                self._asked_again_at = self._clock.now()
             others = [
                 generation
                 for generation in GENERATIONS
@@ -81,11 +84,11 @@ class Negotiation:
             for generation in (*([] if list_is_missing else [asked]), *_one_a_path(others)):
                 is_there = await probe(generation)
                 if is_there is None:
-                    self._probed_at = float("-inf")
-                    return False
-                if is_there:
-                    return self.dialect.paths != asked.paths
-            return False
+                    self._asked_again_at = float("-inf")
+                if is_there is not False:
+                    break
+            self._probes += 1
+            return self.dialect.paths != asked.paths
 
     def found(self, asked: Dialect, *, by_number: bool) -> None:
         """A probe found a list route, and heard how it pages."""

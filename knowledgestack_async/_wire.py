@@ -325,12 +325,14 @@ _BY_STATUS: Mapping[int, type[ResponseError]] = {
 }
 
 _HINTS: Mapping[int, str] = {
+    400: "The server says above what is wrong with the request.",
     401: "Check KS_API_KEY, and that the key is for this base URL.",
     403: "This key may not do that; ask for the right, or use another key.",
     404: "Check the id, and that the key may see it.",
     409: "Read its state first: what it is in doesn't allow this.",
     422: "The server names the fields above.",
     429: "Slow down: lower max_in_flight or rate.",
+    500: "The server failed; try again later, and tell its support the request id.",
     503: "The server is busy; try again in a moment.",
 }
 
@@ -354,7 +356,7 @@ def response_error(answer: Answer, retry_after: float | None, **facts: Any) -> R
         "status": status,
         "code": excerpt(code) if isinstance(code, str) else None,
         "request_id": excerpt(request_id) if isinstance(request_id, str) else None,
-        "hint": _HINTS.get(status, ""),
+        "hint": _HINTS.get(status, _HINTS[500] if status >= 500 else ""),
     }
     if kind is errors.UnprocessableEntity:
         fields = _field_errors(detail)

@@ -159,8 +159,14 @@ def iter_ingestion_workflows(
         oldest_first=oldest_first,
     )
 
+    fenced = filters
+
     async def fetch(start: int, size: int) -> Window[WorkflowSummaryResponse]:
-        return await fetch_window(session, start, size, filters, Priority.NORMAL)
+        nonlocal fenced
+        window = await fetch_window(session, start, size, fenced, Priority.NORMAL)
+        if start == 0 and window.items:
+            fenced = filters.fenced(window.items[0], session.capabilities)
+        return window
 
     return PageIterator(
         fetch,
@@ -169,7 +175,7 @@ def iter_ingestion_workflows(
         page_size=page_size if limit is None or filters else min(page_size, limit),
         prefetch=prefetch,
         limit=limit,
-        keep=filters.keeps if filters else None,
+        keep=(lambda item: filters.keeps(item, session.capabilities)) if filters else None,
         position=position,
     )
 

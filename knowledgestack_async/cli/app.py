@@ -29,7 +29,16 @@ ks-async completion fish | source. To try things out without a key or a
 server: ks-async demo, and --sandbox with any command.
 """
 
+_UNFORESEEN = "Nobody foresaw this: please report it, with what --debug shows."
+
 _HELP = "Knowledge Stack on the command line: ingestions, workflows and workflow runs."
+
+
+def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value:
+        click.echo(f"ks-async {ks.__version__}")
+        ctx.exit()
+
 
 app = Group(
     "ks-async",
@@ -38,9 +47,14 @@ app = Group(
     params=[
         *connection_options(hidden=False),
         *output_options(),
-        click.version_option(ks.__version__, message="%(prog)s %(version)s")(
-            click.Command("version")
-        ).params[-1],
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_show_version,
+            help="Show the version.",
+        ),
     ],
     lazy={
         "ingestions": "ingestions:ingestions",
@@ -76,19 +90,17 @@ def run(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _forget_output()
         return Exit.DONE
-    except Exception as error:
-        return _end(options, error)
-    except KeyboardInterrupt as error:
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - it is said, in one place
         return _end(options, error)
     return code if isinstance(code, int) else Exit.DONE
 
 
 def _end(options: Options, error: BaseException) -> int:
-    """Say what went wrong; what nobody foresaw goes on as it is."""
+    """Say what went wrong, and which exit code that is."""
     if options.debug:
         traceback.print_exception(error)
     if isinstance(error, click.ClickException):
-        error.show()
+        options.screen.complain(_explain_usage(error))
         return error.exit_code
     if isinstance(error, KeyboardInterrupt | click.Abort):
         options.screen.note("Interrupted.")
@@ -96,7 +108,15 @@ def _end(options: Options, error: BaseException) -> int:
     if isinstance(error, ks.KnowledgeStackError):
         options.screen.complain(explain(error))
         return exit_for(error)
-    raise error
+    options.screen.complain([f"Error: {type(error).__name__}: {error}", f"  {_UNFORESEEN}"])
+    return Exit.FAILED
+
+
+def _explain_usage(error: click.ClickException) -> list[str]:
+    lines = [f"Error: {error.format_message()}"]
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        lines.append(f"  See {error.ctx.command_path} --help.")
+    return lines
 
 
 def _be_tolerant() -> None:

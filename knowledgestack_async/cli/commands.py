@@ -29,7 +29,7 @@ class Command(click.Command):
         self.example = example
         self.params += connection_options(hidden=True)
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the example behind the options."""
         _write_example(formatter, self.example)
         formatter.write_paragraph()

@@ -8,7 +8,7 @@ from enum import IntEnum
 
 import knowledgestack_async as ks
 
-__all__ = ["Exit", "Tally", "explain", "exit_for", "worst"]
+__all__ = ["Exit", "Tally", "exit_for", "explain", "worst"]
 
 
 class Exit(IntEnum):

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, cast
 
-__all__ = ["ago", "as_moment", "clean", "cut", "flat", "full_time", "pad", "status_color", "width_of"]
+__all__ = [
+    "ago",
+    "as_moment",
+    "clean",
+    "count_words",
+    "cut",
+    "flat",
+    "full_time",
+    "pad",
+    "status_color",
+    "width_of",
+]
 
 _COLORS = {
     "completed": "green",
@@ -101,3 +114,8 @@ def flat(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(filter(None, map(flat, cast("list[Any]", value))))
     return clean(str(value))
+
+
+def count_words(words: Iterable[str]) -> str:
+    """How often each word comes, the most frequent first, such as ``3 completed, 1 failed``."""
+    return ", ".join(f"{count:,} {word}" for word, count in Counter(words).most_common())

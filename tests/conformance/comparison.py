@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import attrs
+
 from knowledgestack_async.models import WorkflowRunResponse
 
 # What we call it, where the reference page says otherwise than the later generations.

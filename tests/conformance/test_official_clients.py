@@ -6,9 +6,10 @@ import os
 from datetime import datetime
 from pathlib import Path
 
-import knowledgestack_async as ks
 import pytest
 from comparison import Comparison, lines
+
+import knowledgestack_async as ks
 from knowledgestack_async._dialects import Route
 from knowledgestack_async.sandbox import Sandbox, SteppedClock
 from knowledgestack_async.sandbox.records import to_text
@@ -181,4 +182,5 @@ async def test_reads_the_same(version, found_out, official):
         name for name, _ in steps
     }
     assert comparison.compared > 3000
-    assert not comparison.differences, "\n".join(lines(comparison.differences))
+    if comparison.differences:
+        pytest.fail("\n".join(lines(comparison.differences)), pytrace=False)

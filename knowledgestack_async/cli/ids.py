@@ -1,0 +1,69 @@
+"""Ids from the command line or standard input, and asking whether they are meant."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from .._wire import check_id
+from .options import Options
+
+__all__ = ["ids_argument", "ids_if_meant", "is_single", "read_ids", "yes_option"]
+
+ids_argument = click.argument("ids", metavar="ID... | -", nargs=-1, required=True)
+yes_option = click.option("--yes", "-y", is_flag=True, help="Don't ask.")
+
+
+def read_ids(given: Sequence[str], what: str = "workflow_id") -> list[str]:
+    """The ids that were given, each once; ``-`` reads them from standard input, one a line.
+
+    Raises:
+        ConfigurationError: One of them can't be an id.
+    """
+    found: dict[str, None] = {}
+    for word in given:
+        lines = map(str.strip, sys.stdin) if word == "-" else [word]
+        found |= dict.fromkeys(check_id(line, what) for line in lines if line or word != "-")
+    return list(found)
+
+
+def is_single(given: Sequence[str]) -> bool:
+    """Whether one id was asked for, so that the answer is one thing and not a list."""
+    return len(given) == 1 and given[0] != "-"
+
+
+def ids_if_meant(
+    options: Options,
+    given: Sequence[str],
+    question: str,
+    noun: str,
+    *,
+    yes: bool,
+    what: str = "workflow_id",
+) -> list[str] | None:
+    """The ids, if a person agrees to what is going to be done with them.
+
+    Args:
+        options: What was asked of this run.
+        given: The ids on the command line.
+        question: What is asked; ``{}`` stands for how many there are.
+        noun: What one of them is.
+        yes: Whether it was agreed to beforehand.
+        what: What an id is called.
+
+    Raises:
+        click.UsageError: There is nobody to ask.
+        ConfigurationError: One of them can't be an id.
+    """
+    if not yes and ("-" in given or not sys.stdin.isatty()):
+        raise click.UsageError(
+            "this asks first, and there is no terminal to ask on: give --yes if it is meant."
+        )
+    ids = read_ids(given, what)
+    things = f"{len(ids):,} {noun}" + ("" if len(ids) == 1 else "s")
+    if yes or click.confirm(question.format(things), err=True):
+        return ids
+    options.screen.note("Nothing was done.")
+    return None

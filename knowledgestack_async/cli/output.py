@@ -1,0 +1,263 @@
+"""Printing records: as a table, JSON, NDJSON or ids, as they come."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import attrs
+import click
+
+from .options import Options
+from .screen import Screen
+from .table import Column, Layout, Record, column_for, field_of, sheet
+from .text import as_moment, flat, full_time
+
+__all__ = ["Printer", "Shape", "View", "printer_for"]
+
+View = Literal["table", "sheet", "lines"]
+
+_CONTROLS = re.compile("[\x7f-\x9f]")
+
+
+@attrs.frozen(kw_only=True)
+class Shape:
+    """What records a command prints.
+
+    Attributes:
+        fields: The names of their fields.
+        columns: What a table shows of them.
+        id_field: The field that names one.
+    """
+
+    fields: tuple[str, ...]
+    columns: tuple[Column, ...]
+    id_field: str
+
+    @classmethod
+    def of(cls, model: Any, *columns: Column, id_field: str = "workflow_id") -> Self:
+        """The shape of a model's records."""
+        names = tuple(field.name for field in attrs.fields(model))
+        return cls(fields=names, columns=columns, id_field=id_field)
+
+
+class Printer:
+    """Prints records one by one; on leaving its block what it still holds, or what ends the text.
+
+    Args:
+        screen: Where to.
+        shape: What they are.
+        fields: Which fields, if not all.
+    """
+
+    def __init__(self, screen: Screen, shape: Shape, fields: Sequence[str] = ()) -> None:
+        self._screen = screen
+        self._shape = shape
+        self._fields = fields
+
+    def write(self, record: Record) -> None:
+        """Print one."""
+        raise NotImplementedError
+
+    def finish(self, *, is_whole: bool) -> None:
+        """Print what is left; ``is_whole`` tells whether all went well."""
+
+    def _selected(self, record: Record) -> Record:
+        if not self._fields:
+            return record
+        return {name: field_of(record, name) for name in self._fields}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not isinstance(exc, BrokenPipeError):
+            self.finish(is_whole=exc is None)
+
+
+class _Ids(Printer):
+    def write(self, record: Record) -> None:
+        self._screen.out(str(record[self._shape.id_field]))
+
+
+class _Lines(Printer):
+    """NDJSON."""
+
+    def write(self, record: Record) -> None:
+        self._screen.out(_to_json(self._selected(record)))
+
+
+class _One(Printer):
+    """One JSON object."""
+
+    def write(self, record: Record) -> None:
+        self._screen.out(_to_json(self._selected(record), indent=2))
+
+
+class _Array(Printer):
+    """A JSON array, item by item; one that is cut short stays open, so that nobody takes it for whole."""
+
+    _held: str | None = None
+
+    def write(self, record: Record) -> None:
+        self._screen.out("[" if self._held is None else f"{self._held},")
+        text = _to_json(self._selected(record), indent=2).replace("\n", "\n  ")
+        self._held = f"  {text}"
+
+    def finish(self, *, is_whole: bool) -> None:
+        if self._held is not None:
+            self._screen.out(self._held)
+        if is_whole:
+            self._screen.out("[]" if self._held is None else "]")
+
+
+class _Tabs(Printer):
+    """A table in a pipe: nothing cut, tabs between, the fields' names on top."""
+
+    _is_headed = False
+
+    def write(self, record: Record) -> None:
+        columns = self._shape.columns
+        names = self._fields or [name for column in columns for name in column.fields]
+        if not self._is_headed:
+            self._screen.out("\t".join(names))
+            self._is_headed = True
+        self._screen.out("\t".join(flat(field_of(record, name)) for name in names))
+
+
+class _Table(Printer):
+    """A table on a terminal. The first rows decide how wide its columns are."""
+
+    ROWS = 50
+
+    def __init__(self, screen: Screen, shape: Shape, fields: Sequence[str] = ()) -> None:
+        super().__init__(screen, shape, fields)
+        self._columns: Sequence[Column] = shape.columns
+        if fields:
+            self._columns = [column_for(name, rank) for rank, name in enumerate(fields)]
+        self._waiting: list[list[str]] = []
+        self._layout: Layout | None = None
+
+    def write(self, record: Record) -> None:
+        self._waiting.append([column.text(record) for column in self._columns])
+        if self._layout is not None or len(self._waiting) >= self.ROWS:
+            self._print_waiting()
+
+    def finish(self, *, is_whole: bool) -> None:  # noqa: ARG002
+        self._print_waiting()
+
+    def _print_waiting(self) -> None:
+        if self._layout is None and self._waiting:
+            self._layout = Layout(
+                self._columns, self._waiting, self._screen.width, keep_empty=bool(self._fields)
+            )
+            self._screen.out(self._screen.style(self._layout.header(), bold=True))
+        for row in self._waiting:
+            self._print_row(row)
+        self._waiting.clear()
+
+    def _print_row(self, row: Sequence[str]) -> None:
+        if self._layout is not None:
+            self._screen.out(self._layout.row(row, self._screen.style))
+
+
+class _News(_Table):
+    """Rows without a header, each printed at once: what happens one by one."""
+
+    def __init__(
+        self, screen: Screen, shape: Shape, fields: Sequence[str], ids: Sequence[str]
+    ) -> None:
+        super().__init__(screen, shape, fields)
+        known = [
+            "x" * max(map(len, ids), default=0)
+            if shape.id_field in column.fields
+            else "x" * column.typical
+            for column in self._columns
+        ]
+        self._layout = Layout(self._columns, [known], screen.width)
+
+
+class _Sheets(Printer):
+    """Field by field."""
+
+    _is_first = True
+
+    def write(self, record: Record) -> None:
+        if not self._is_first:
+            self._screen.out("")
+        self._is_first = False
+        told = {name: _readable(value) for name, value in self._selected(record).items()}
+        for line in sheet(told, self._screen.style):
+            self._screen.out(line)
+
+
+def _readable(value: Any) -> Any:
+    moment = as_moment(value)
+    return value if moment is None else full_time(moment)
+
+
+def _to_json(record: Record, indent: int | None = None) -> str:
+    is_unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    text = json.dumps(record, indent=indent, ensure_ascii=not is_unicode)
+    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def printer_for(
+    options: Options,
+    shape: Shape,
+    view: View = "table",
+    *,
+    ids: Sequence[str] = (),
+    single: bool = False,
+) -> Printer:
+    """What prints records as the options say.
+
+    Args:
+        options: What was asked of this run.
+        shape: What the records are.
+        view: What a table is here: ``lines`` come one by one, a ``sheet`` has a line a field.
+        ids: The ids that lines will be about, as far as they are known.
+        single: Whether there is one record, and not a list of them.
+
+    Raises:
+        click.UsageError: A field is none of the records'.
+    """
+    _check_fields(options, shape)
+    screen, fields = options.screen, options.fields
+    match options.output:
+        case "ids":
+            return _Ids(screen, shape)
+        case "ndjson":
+            return _Lines(screen, shape, fields)
+        case "json":
+            return (_One if single else _Array)(screen, shape, fields)
+        case "table":
+            return _table_for(screen, shape, fields, view, ids)
+
+
+def _table_for(
+    screen: Screen, shape: Shape, fields: Sequence[str], view: View, ids: Sequence[str]
+) -> Printer:
+    if view == "sheet":
+        return _Sheets(screen, shape, fields)
+    if not screen.is_terminal:
+        return _Tabs(screen, shape, fields)
+    return _News(screen, shape, fields, ids) if view == "lines" else _Table(screen, shape, fields)
+
+
+def _check_fields(options: Options, shape: Shape) -> None:
+    if options.fields and options.output == "ids":
+        raise click.UsageError("--fields doesn't go with --output ids, which prints ids only.")
+    for field in options.fields:
+        if field.split(".")[0] not in shape.fields:
+            known = ", ".join(shape.fields)
+            raise click.UsageError(f"there is no field {field!r} here; there are {known}.")

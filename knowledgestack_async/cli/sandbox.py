@@ -1,0 +1,77 @@
+"""``ks-async sandbox``: a Knowledge Stack of one's own, until it is interrupted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .commands import Command
+from .connection import SANDBOX_DIALECT
+from .exits import Exit
+from .options import Options, pass_options
+
+if TYPE_CHECKING:
+    from knowledgestack_async.sandbox import Sandbox
+
+__all__ = ["sandbox"]
+
+
+@click.command(
+    cls=Command,
+    example="""
+    ks-async sandbox --ingestions 500 --port 8000
+    ks-async sandbox --dialect documented --latency 0.2
+    """,
+)
+@click.option("--ingestions", type=click.IntRange(min=0), default=200, show_default=True)
+@click.option("--runs", type=click.IntRange(min=0), default=4, show_default=True)
+@click.option(
+    "--seed", type=int, default=7, show_default=True, help="What is random derives from it."
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="[default: a free one]")
+@click.option("--speed", type=float, default=1.0, show_default=True, help="Its seconds per second.")
+@click.option(
+    "--latency", type=float, default=0.0, show_default=True, help="Seconds an answer takes."
+)
+@click.option(
+    "--output", type=click.Choice(["table", "json"]), default="table", help="How to print."
+)
+@pass_options
+def sandbox(options: Options, output: str, **settings: Any) -> Exit:
+    """Serve a sandbox on this machine, until Ctrl-C (which is no error here).
+
+    It prints its URL and its key, and the two lines that point a shell at it.
+    """
+    from knowledgestack_async.sandbox import Sandbox  # noqa: PLC0415 - slow, and seldom used
+
+    spoken: Any = SANDBOX_DIALECT if options.dialect in {None, "auto"} else options.dialect
+
+    async def serve() -> None:
+        async with Sandbox(dialect=spoken, record=False, **settings) as served:
+            _introduce(options, served, output)
+            await asyncio.Event().wait()
+
+    try:
+        asyncio.run(serve())
+    except KeyboardInterrupt:
+        options.screen.note("The sandbox is gone.")
+    return Exit.DONE
+
+
+def _introduce(options: Options, served: Sandbox, output: str) -> None:
+    out = options.screen.out
+    if output == "json":
+        out(json.dumps({"base_url": served.base_url, "api_key": served.api_key}))
+        return
+    style = options.screen.style
+    out(f"URL      {style(served.base_url, bold=True)}")
+    out(f"Key      {style(served.api_key, bold=True)}")
+    out(f"Speaks   {served.dialect}")
+    out(f"Holds    {len(served.store):,} ingestions, {served.runs:,} runs")
+    out("")
+    out(f"export KS_BASE_URL={served.base_url}")
+    out(f"export KS_API_KEY={served.api_key}")
+    options.screen.note("\nCtrl-C ends it.")

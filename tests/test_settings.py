@@ -1,0 +1,247 @@
+"""What users give: checked before any I/O, with a word on what would be right."""
+
+import pickle
+
+import attrs
+import knowledgestack_async as ks
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from knowledgestack_async._checks import check_count, check_seconds
+from knowledgestack_async._settings import call_options, changed, resolve_key
+from knowledgestack_async._wire import Secret
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.fixture
+def no_environment(monkeypatch):
+    for name in ("KS_API_KEY", "KS_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def options(api_key="sk-user-1", timeout=30.0, deadline=None, headers=None, retry=None):
+    return call_options(api_key, timeout, deadline, headers, retry)
+
+
+def but(options_, **changes):
+    unchanged = dict.fromkeys(["api_key", "timeout", "deadline", "headers", "retry"])
+    return changed(options_, **{**unchanged, **changes})
+
+
+# Numbers
+
+
+@given(st.integers(1, 10**9), st.none() | st.integers(1, 10**9))
+def test_a_count_is_a_whole_number_within_its_bound(value, most):
+    if most is None or value <= most:
+        assert check_count(value, "page", most=most) == value
+    else:
+        with pytest.raises(ks.ConfigurationError, match=f"page must be .* from 1 to {most}, not"):
+            check_count(value, "page", most=most)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.0, "1", True, None, NAN, [1]])
+def test_another_count_is_refused(value):
+    with pytest.raises(ks.ConfigurationError, match="^page must be a whole number from 1, not"):
+        check_count(value, "page")
+
+
+@pytest.mark.parametrize("value", [1, 0.001, 1e9])
+def test_seconds_are_a_number_above_zero(value):
+    assert check_seconds(value, "timeout") == value
+    assert type(check_seconds(value, "timeout")) is float
+
+
+@pytest.mark.parametrize("value", [-1, -0.1, NAN, INF, -INF, "1", True, False, None])
+def test_other_seconds_are_refused(value):
+    with pytest.raises(ks.ConfigurationError, match="^timeout must be a number of seconds above 0"):
+        check_seconds(value, "timeout")
+    with pytest.raises(ks.ConfigurationError, match="^timeout must be a number of seconds from 0"):
+        check_seconds(value, "timeout", or_zero=True)
+
+
+def test_zero_seconds_are_refused_unless_allowed():
+    assert check_seconds(0, "base_delay", or_zero=True) == 0
+    with pytest.raises(ks.ConfigurationError, match="above 0"):
+        check_seconds(0, "timeout")
+
+
+# The key
+
+
+def test_the_key_is_the_arguments_before_the_environments(monkeypatch):
+    monkeypatch.setenv("KS_API_KEY", "from-environment")
+    assert options(api_key=None).key.reveal() == "from-environment"
+    assert options(api_key="from-argument").key.reveal() == "from-argument"
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_no_key_is_a_clear_error(no_environment, value):
+    with pytest.raises(ks.ConfigurationError, match=r"set KS_API_KEY, or give Session\(api_key="):
+        options(api_key=value)
+    with pytest.raises(ks.ConfigurationError, match="KS_API_KEY"):
+        ks.Session(value)
+
+
+def test_an_empty_environment_is_no_key(monkeypatch):
+    monkeypatch.setenv("KS_API_KEY", "")
+    with pytest.raises(ks.ConfigurationError, match="no API key"):
+        options(api_key=None)
+
+
+def test_a_key_that_no_header_takes_is_refused(monkeypatch):
+    monkeypatch.setenv("KS_API_KEY", "canary with spaces\n")
+    with pytest.raises(ks.ConfigurationError, match="one word of plain ASCII") as caught:
+        options(api_key=None)
+    assert "canary" not in str(caught.value)
+
+
+def test_the_key_and_the_headers_are_not_shown():
+    made = options("canary", headers={"X-Tenant": "canary"})
+    assert "canary" not in repr(made)
+    assert "canary" not in str(attrs.asdict(made)["key"])
+    with pytest.raises(TypeError, match="not pickled"):
+        pickle.dumps(made)
+
+
+async def test_a_key_may_be_a_function_or_a_coroutine_function_asked_each_time():
+    keys = iter(["k-1", "k-2", "k-3"])
+
+    async def later():
+        return next(keys)
+
+    plain = options(api_key=lambda: next(keys)).key
+    assert (await resolve_key(plain)).reveal() == "k-1"
+    assert (await resolve_key(options(api_key=later).key)).reveal() == "k-2"
+    assert (await resolve_key(plain)).reveal() == "k-3"
+    fixed = Secret("k-0")
+    assert await resolve_key(fixed) is fixed
+
+
+@pytest.mark.parametrize("found", [None, "", "a b", 7])
+async def test_a_function_that_gives_no_key_is_a_clear_error(found):
+    with pytest.raises(ks.ConfigurationError, match=r"^what api_key\(\) returned must be"):
+        await resolve_key(lambda: found)
+
+
+# The base URL and other settings of a session
+
+
+def test_the_base_url_is_the_arguments_then_the_environments_then_the_documented(
+    no_environment, monkeypatch
+):
+    assert ks.Session("k").base_url == "https://api-staging.knowledgestack.ai"
+    monkeypatch.setenv("KS_BASE_URL", "https://self.hosted/ks/")
+    assert ks.Session("k").base_url == "https://self.hosted/ks"
+    assert ks.Session("k", "https://other").base_url == "https://other"
+    monkeypatch.setenv("KS_BASE_URL", "http://self.hosted")
+    with pytest.raises(ks.ConfigurationError, match="plain http"):
+        ks.Session("k")
+    assert ks.Session("k", allow_plain_http=True).base_url == "http://self.hosted"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"timeout": 0}, "timeout must"),
+        ({"timeout": None}, "timeout must"),
+        ({"deadline": -1}, "deadline must"),
+        ({"deadline": NAN}, "deadline must"),
+        ({"retry": 3}, "retry must be a RetryPolicy, not int"),
+        ({"dialect": "latest"}, "dialect must be"),
+        ({"max_in_flight": 0}, "max_in_flight must"),
+        ({"rate": 0}, "rate must"),
+        ({"rate": INF}, "rate must"),
+        ({"headers": {"Authorization": "x"}}, "give api_key instead"),
+    ],
+)
+def test_a_wrong_setting_of_a_session_is_refused(wrong, message):
+    with pytest.raises(ks.ConfigurationError, match=message):
+        ks.Session("k", **wrong)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Authorization",
+        "authorization",
+        "Host",
+        "Connection",
+        "Content-Length",
+        "content-type",
+        "Transfer-Encoding",
+        "Accept-Encoding",
+        "Cookie",
+        "Expect",
+        "TE",
+        "Trailer",
+        "Upgrade",
+        "Proxy-Authorization",
+    ],
+)
+def test_a_header_that_the_session_sets_is_refused(name):
+    with pytest.raises(ks.ConfigurationError, match=f"the header {name} can't be set"):
+        options(headers={name: "x"})
+
+
+@pytest.mark.parametrize("name", ["", "a b", "X:", "X\n", "é", "X-Tenant\r\nY"])
+def test_what_is_no_headers_name_is_refused(name):
+    with pytest.raises(ks.ConfigurationError, match="is not the name of a header"):
+        options(headers={name: "x"})
+
+
+@pytest.mark.parametrize("value", ["a\r\nY: 1", "\x00", "\t", "\x7f", 5, None, b"x"])
+def test_a_headers_value_is_a_text_without_control_characters(value):
+    with pytest.raises(ks.ConfigurationError, match="the header X-Tenant must be a text"):
+        options(headers={"X-Tenant": value})
+
+
+def test_other_headers_are_taken():
+    assert options(headers={"X-Tenant": "a b é"}).headers == {"X-Tenant": "a b é"}
+    assert options().headers == {}
+
+
+# Changing them for some calls
+
+
+def test_what_is_not_changed_stays():
+    before = options(deadline=9, headers={"A": "1"})
+    assert but(before) == before
+
+
+def test_each_option_can_be_changed():
+    policy = ks.RetryPolicy(tries=1)
+    before = options(headers={"A": "1", "B": "1"})
+    after = but(
+        before, api_key="k-2", timeout=1, deadline=2, headers={"B": "2", "C": "2"}, retry=policy
+    )
+    assert after.key.reveal() == "k-2"
+    assert (after.timeout, after.deadline, after.retry) == (1.0, 2.0, policy)
+    assert after.headers == {"A": "1", "B": "2", "C": "2"}
+    assert before.headers == {"A": "1", "B": "1"}
+    assert before.key.reveal() == "sk-user-1"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"api_key": ""}, "api_key must"),
+        ({"api_key": 5}, "api_key must be a str"),
+        ({"timeout": 0}, "timeout must"),
+        ({"deadline": 0}, "deadline must"),
+        ({"headers": {"Host": "x"}}, "can't be set"),
+        ({"retry": {"tries": 2}}, "retry must be a RetryPolicy"),
+    ],
+)
+def test_a_wrong_change_is_refused(change, message):
+    with pytest.raises(ks.ConfigurationError, match=message):
+        but(options(), **change)
+
+
+def test_a_view_of_a_session_has_the_change_and_the_session_has_not():
+    session = ks.Session("k", "https://host")
+    view = session.with_options(timeout=1.5)
+    assert view.base_url == session.base_url
+    assert view._options.timeout == 1.5
+    assert session._options.timeout == 30.0
