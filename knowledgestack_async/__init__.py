@@ -8,12 +8,14 @@ from .api.ingestion_workflows import (
     list_ingestion_workflows,
     rerun_ingestion_workflow,
     wait_for_ingestion,
+    watch_ingestions,
 )
 from .api.workflow_runs import (
     delete_workflow_run,
     get_workflow_run,
     send_workflow_run_callback,
     wait_for_workflow_run,
+    watch_workflow_runs,
 )
 from .api.workflows import cancel_workflow, get_workflow_status, poll_workflow_statuses
 from .errors import (
@@ -60,13 +62,16 @@ from .models import (
     WorkflowStatusResponse,
     WorkflowSummaryResponse,
 )
-from .monitor import StatusPoll
+from .monitor import ClosingPoll, StatusPoll
 from .pages import PageIterator
 from .session import RawResponse, Session, SessionStats
+from .watching import ChangeKind, StatusChange, Watch, WatchSummary
 
 __all__ = [
     "AlreadyFinished",
     "BadRequest",
+    "ChangeKind",
+    "ClosingPoll",
     "ConfigurationError",
     "Conflict",
     "ConnectionFailed",
@@ -93,6 +98,7 @@ __all__ = [
     "Session",
     "SessionError",
     "SessionStats",
+    "StatusChange",
     "StatusPoll",
     "StatusResult",
     "TooManyRequests",
@@ -100,6 +106,8 @@ __all__ = [
     "UnprocessableEntity",
     "UserInfo",
     "WalkError",
+    "Watch",
+    "WatchSummary",
     "WorkflowActionResponse",
     "WorkflowCallbackResponse",
     "WorkflowCancelResponse",
@@ -124,4 +132,6 @@ __all__ = [
     "send_workflow_run_callback",
     "wait_for_ingestion",
     "wait_for_workflow_run",
+    "watch_ingestions",
+    "watch_workflow_runs",
 ]

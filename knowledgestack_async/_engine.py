@@ -87,7 +87,9 @@ class Engine:
         problem: Problem | None = None
         while True:
             slot = await self._take_slot(call, options, progress, problem)
-            dialect = self._negotiation.dialect  # after the slot: it may have been learned meanwhile
+            dialect = (
+                self._negotiation.dialect
+            )  # after the slot: it may have been learned meanwhile
             target = call.target(dialect)
             try:
                 outcome = await self._try_once(call, options, dialect, target, progress, slot)

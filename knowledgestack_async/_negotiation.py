@@ -32,7 +32,7 @@ class Negotiation:
         self.dialect = dialect_named(name) if self.is_fixed else GENERATIONS[0]
         self.is_confirmed = self.is_fixed
         self._clock = clock
-        self._asked_again_at = float("-inf")
+        self._asked_at = float("-inf")
         self._probes = 0
         self._probing = asyncio.Lock()
 
@@ -72,23 +72,23 @@ class Negotiation:
         async with self._probing:
             if asked is not self.dialect or probes != self._probes:
                 return asked.paths != self.dialect.paths
-            if self.is_confirmed:
-                if self._clock.now() - self._asked_again_at < self.ASK_AGAIN_AFTER:
-                    return False
-                self._asked_again_at = self._clock.now()
+            if self.is_confirmed and self._clock.now() - self._asked_at < self.ASK_AGAIN_AFTER:
+                return False
             others = [
                 generation
                 for generation in GENERATIONS
                 if generation.paths[Route.LIST_INGESTIONS] != asked.paths[Route.LIST_INGESTIONS]
             ]
+            is_there: bool | None = False
             for generation in (*([] if list_is_missing else [asked]), *_one_a_path(others)):
                 is_there = await probe(generation)
-                if is_there is None:
-                    self._asked_again_at = float("-inf")
                 if is_there is not False:
                     break
             self._probes += 1
-            return self.dialect.paths != asked.paths
+            moved = self.dialect.paths != asked.paths
+            settled = is_there is not None and not moved
+            self._asked_at = self._clock.now() if settled else float("-inf")
+            return moved
 
     def found(self, asked: Dialect, *, by_number: bool) -> None:
         """A probe found a list route, and heard how it pages."""

@@ -55,6 +55,12 @@ class CallOptions:
     headers: Mapping[str, str] = attrs.field(repr=False)
     retry: RetryPolicy
 
+    @property
+    def identity(self) -> object:
+        """What tells those apart who may see different things; a hash where there is a secret in it."""
+        key = self.key.fingerprint if isinstance(self.key, Secret) else self.key
+        return key, tuple(sorted(self.headers.items()))
+
 
 def call_options(
     api_key: ApiKey | None,

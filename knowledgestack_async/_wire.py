@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from enum import IntEnum
+from hashlib import sha256
 from ipaddress import ip_address
 from typing import Any, Generic, TypeVar, cast
 from urllib.parse import quote, urlsplit
@@ -62,6 +63,11 @@ class Secret:
     def reveal(self) -> str:
         """The credential itself."""
         return self._text
+
+    @property
+    def fingerprint(self) -> bytes:
+        """What tells one credential from another, and doesn't tell it."""
+        return sha256(self._text.encode()).digest()
 
     def hide_in(self, body: bytes) -> bytes:
         """A foreign text, without the credential in it."""

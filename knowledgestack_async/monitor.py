@@ -8,81 +8,50 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
-from ._checks import check_count, check_seconds
-from ._clock import Clock
-from ._retry import Chance
+from ._checks import check_count
 from .errors import ConfigurationError, DeadlineExceeded, KnowledgeStackError, SessionError
 from .models import StatusResult, WorkflowStatusResponse, WorkflowSummaryResponse
 from .pages import Spawn
+from .watching import HasStatus, Watch
 
-__all__ = ["StatusPoll", "is_newer_run", "wait_until"]
+__all__ = ["ClosingPoll", "StatusPoll", "is_newer_run", "wait_for_end"]
 
 T = TypeVar("T")
-
-FIRST_INTERVAL = 0.5
-LONGEST_INTERVAL = 15.0
-GROWTH = 1.5
+StateT = TypeVar("StateT", bound=HasStatus)
 
 
-async def wait_until(
-    read: Callable[[float | None], Awaitable[T]],
-    is_over: Callable[[T], bool],
+async def wait_for_end(
+    watch: Watch[StateT],
     what: str,
-    *,
-    clock: Clock,
-    chance: Chance,
-    deadline: float | None = None,
-    on_change: Callable[[T], None] | None = None,
-) -> T:
-    """Read until it is over, at growing, jittered intervals.
+    on_change: Callable[[StateT], None] | None = None,
+) -> StateT:
+    """Follow one thing to its end.
 
     Args:
-        read: Reads the state; told the seconds that are left, if there is a deadline.
-        is_over: Whether a state is the end.
-        what: What is waited for, in words.
-        clock: Where time comes from.
-        chance: Where jitter comes from.
-        deadline: How long to wait at most, in seconds.
+        watch: Watches just that.
+        what: What it is, in words.
         on_change: Called with each state that differs from the one before.
 
     Raises:
-        ConfigurationError: The deadline is not a time.
         DeadlineExceeded: It is not over yet; ``last`` is what was read last.
+        KnowledgeStackError: It can't be read.
     """
-    if deadline is not None:
-        check_seconds(deadline, "deadline")
-    ends_at = None if deadline is None else clock.now() + deadline
-    interval = FIRST_INTERVAL
-    last: T | None = None
-    while True:
-        time_left = None if ends_at is None else ends_at - clock.now()
-        if time_left is not None and time_left <= 0:
-            raise _too_late(what, last)
-        try:
-            state = await read(time_left)
-        except DeadlineExceeded:
-            if ends_at is None or clock.now() < ends_at:
-                raise
-            state = last  # type: ignore[assignment]
-        if state is not None and state != last:
-            last = state
-            if on_change is not None:
-                on_change(state)
-        if last is not None and is_over(last):
-            return last
-        pause = interval * (0.75 + 0.5 * chance.random())
-        if ends_at is not None:
-            pause = min(pause, max(0.0, ends_at - clock.now()))
-        await clock.sleep(pause)
-        interval = min(LONGEST_INTERVAL, interval * GROWTH)
-
-
-def _too_late(what: str, last: object) -> DeadlineExceeded:
-    return DeadlineExceeded(
+    last: StateT | None = None
+    async with watch:
+        async for change in watch:
+            if change.error is not None:
+                raise change.error
+            if change.state is not None:
+                last = change.state
+                if on_change is not None:
+                    on_change(last)
+            if change.is_final and last is not None:
+                return last
+    raise DeadlineExceeded(
         f"{what} is not over yet",
         "GET",
         hint="Wait longer, or go on from what .last holds.",
-        last=last,
+        last=watch.last_state,
     )
 
 
@@ -199,3 +168,39 @@ class StatusPoll:
 
 async def _next_of(ids: AsyncIterator[T]) -> T:
     return await anext(ids)
+
+
+class ClosingPoll:
+    """The statuses of many workflows, each once, when it has closed; see ``poll_workflow_statuses``."""
+
+    def __init__(self, watch: Watch[WorkflowStatusResponse]) -> None:
+        self._watch = watch
+        self._is_open = False
+
+    async def close(self) -> None:
+        """Stop watching."""
+        await self._watch.__aexit__(None, None, None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> StatusResult:
+        await self.__aenter__()
+        async for change in self._watch:
+            if change.is_final:
+                return StatusResult(change.workflow_id, status=change.state, error=change.error)
+        raise StopAsyncIteration
+
+    async def __aenter__(self) -> Self:
+        if not self._is_open:
+            self._is_open = True
+            await self._watch.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()

@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from copy import copy
 from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -21,7 +22,7 @@ from ._engine import Done, Engine
 from ._governor import Governor
 from ._negotiation import Negotiation
 from ._retry import Chance, RetryPolicy
-from ._settings import DEFAULT_BASE_URL, ApiKey, call_options, changed
+from ._settings import DEFAULT_BASE_URL, ApiKey, CallOptions, call_options, changed
 from ._transport import Transport, TransportOptions
 from ._wire import Answer, Call, check_base_url
 from .errors import ConfigurationError, SessionError
@@ -231,18 +232,39 @@ class Session:
             hurried = session.with_options(deadline=2)
             ```
         """
-        view = object.__new__(type(self))
-        vars(view).update(vars(self))
-        view._options = changed(
-            self._options,
-            api_key=api_key,
-            timeout=timeout,
-            deadline=deadline,
-            headers=headers,
-            retry=retry,
+        return self._view(
+            changed(
+                self._options,
+                api_key=api_key,
+                timeout=timeout,
+                deadline=deadline,
+                headers=headers,
+                retry=retry,
+            )
         )
-        view._is_view = True
+
+    def _view(self, options: CallOptions) -> Session:
+        view = copy(self)
+        view._options, view._is_view = options, True  # noqa: SLF001 - it is one of us
         return view
+
+    def without_deadline(self) -> Session:
+        """A view for work that many calls share, and that none of their deadlines may end."""
+        return self._view(attrs.evolve(self._options, deadline=None))
+
+    @property
+    def deadline(self) -> float | None:
+        """The seconds that a whole call may take, if that is bounded."""
+        return self._options.deadline
+
+    @property
+    def identity(self) -> object:
+        """What answers may be shared by: calls with the same credential and headers."""
+        return self._options.identity
+
+    def cooling_for(self) -> float:
+        """The seconds left of the pause that the server asked for; 0 if none."""
+        return self._core.governor.cooling_for()
 
     async def __aenter__(self) -> Self:
         core = self._core

@@ -248,3 +248,11 @@ async def test_a_cancelled_probe_leaves_the_way_free(negotiation):
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await Server(negotiation, SYSTEM_JOBS).has_moved(DOCUMENTED)
+
+
+async def test_a_server_that_moves_on_at_once_is_followed_at_once(negotiation):
+    server = Server(negotiation, SYSTEM_JOBS)
+    assert await server.has_moved(DOCUMENTED)
+    server.speaks = OFFSET
+    assert await server.has_moved(SYSTEM_JOBS)
+    assert negotiation.dialect is OFFSET

@@ -9,11 +9,12 @@ from uuid import UUID
 
 import attrs
 
-from .._checks import check_count
-from .._dialects import Dialect, Route, window_of
+from .._checks import check_count, check_seconds
+from .._dialects import Route
 from .._filters import ListFilters
+from .._poller import Pace
 from .._windows import Window
-from .._wire import Answer, Call, Priority, check_id, list_reader, model_reader, route_target
+from .._wire import Call, Priority, check_id, model_reader, route_target
 from ..models import (
     IngestionStatus,
     PaginatedResponse,
@@ -21,10 +22,12 @@ from ..models import (
     WorkflowDetailResponse,
     WorkflowSummaryResponse,
 )
-from ..monitor import is_newer_run, wait_until
+from ..monitor import is_newer_run, wait_for_end
 from ..pages import PageIterator
 from ..session import Session
-from .workflow_runs import view_for
+from ..watching import Watch
+from ._calls import fetch_window, read_detail, read_page
+from ._pollers import ingestion_poller
 
 __all__ = [
     "get_ingestion_workflow",
@@ -32,6 +35,7 @@ __all__ = [
     "list_ingestion_workflows",
     "rerun_ingestion_workflow",
     "wait_for_ingestion",
+    "watch_ingestions",
 ]
 
 LARGEST_PAGE = 100
@@ -56,37 +60,12 @@ async def list_ingestion_workflows(
     """
     check_count(page, "page")
     check_count(page_size, "page_size", most=LARGEST_PAGE)
-    answer = await _read_page(session, (page - 1) * page_size, page_size, {}, Priority.NORMAL)
+    answer = await read_page(session, (page - 1) * page_size, page_size, {}, Priority.NORMAL)
     if answer.offset is None or answer.limit is None or answer.offset % answer.limit:
         return answer
     numbered = attrs.evolve(answer, page=answer.offset // answer.limit + 1, page_size=answer.limit)
     answer.pass_raw_to(numbered)
     return numbered
-
-
-async def _read_page(
-    session: Session, start: int, size: int, filters: Mapping[str, Any], priority: Priority
-) -> PaginatedResponse[WorkflowSummaryResponse]:
-    read = list_reader(start, size)
-
-    def read_and_learn(
-        answer: Answer, dialect: Dialect
-    ) -> tuple[PaginatedResponse[WorkflowSummaryResponse], bool]:
-        page = read(answer, dialect)
-        return page, session.learn(dialect, by_number=page.offset is None)
-
-    call = Call(
-        method="GET",
-        target=lambda dialect: dialect.list_target(start, size, filters),
-        read=read_and_learn,
-        route=Route.LIST_INGESTIONS,
-        priority=priority,
-    )
-    page, was_understood = (await session.execute(call)).value
-    if not was_understood:
-        # The server ignored which page was asked for; now that is known, ask again in its own way.
-        page, _ = (await session.execute(call)).value
-    return page
 
 
 def iter_ingestion_workflows(
@@ -163,7 +142,8 @@ def iter_ingestion_workflows(
 
     async def fetch(start: int, size: int) -> Window[WorkflowSummaryResponse]:
         nonlocal fenced
-        window = await fetch_window(session, start, size, fenced, Priority.NORMAL)
+        window = await fetch_window(session, start, size, fenced.wire(), Priority.NORMAL)
+        filters.check_honoured(session.capabilities)
         if start == 0 and window.items:
             fenced = filters.fenced(window.items[0], session.capabilities)
         return window
@@ -180,17 +160,6 @@ def iter_ingestion_workflows(
     )
 
 
-async def fetch_window(
-    session: Session, start: int, size: int, filters: ListFilters, priority: Priority
-) -> Window[WorkflowSummaryResponse]:
-    """A window of the list, for walks and sweeps."""
-    page = await _read_page(session, start, size, filters.wire(), priority)
-    filters.check_honoured(session.capabilities)
-    place = window_of(page)
-    found, found_size, by_number = place if place is not None else (start, size, False)
-    return Window(page.items, page.total, found, found_size, by_number)
-
-
 async def get_ingestion_workflow(
     session: Session, workflow_id: str | UUID
 ) -> WorkflowDetailResponse:
@@ -205,23 +174,7 @@ async def get_ingestion_workflow(
         NotFound: There is no such ingestion, or this key may not see it.
         RequestError: The call failed.
     """
-    return await _get_detail(session, workflow_id, Priority.NORMAL)
-
-
-async def _get_detail(
-    session: Session, workflow_id: str | UUID, priority: Priority
-) -> WorkflowDetailResponse:
-    checked = check_id(workflow_id)
-    done = await session.execute(
-        Call(
-            method="GET",
-            target=route_target(Route.INGESTION, checked),
-            read=model_reader(WorkflowDetailResponse, echo="workflow_id", expected=checked),
-            route=Route.INGESTION,
-            priority=priority,
-        )
-    )
-    return done.value
+    return await read_detail(session, check_id(workflow_id), Priority.NORMAL)
 
 
 async def rerun_ingestion_workflow(
@@ -266,7 +219,7 @@ async def wait_for_ingestion(
     *,
     after: WorkflowSummaryResponse | None = None,
     deadline: float | None = None,
-    on_change: Callable[[WorkflowDetailResponse], None] | None = None,
+    on_change: Callable[[WorkflowSummaryResponse], None] | None = None,
 ) -> WorkflowDetailResponse:
     """Wait until an ingestion is done: completed, failed, cancelled, or any other end.
 
@@ -277,7 +230,8 @@ async def wait_for_ingestion(
         session: An open session.
         workflow_id: The ingestion.
         after: What was read before a rerun; only the outcome of a newer run is then taken.
-        deadline: How long to wait at most, in seconds; default: as long as it takes.
+        deadline: How long to wait at most, in seconds; default: the session's deadline for a call, if
+            it has one, else as long as it takes.
         on_change: Called with each state that differs from the one before.
 
     Raises:
@@ -293,16 +247,68 @@ async def wait_for_ingestion(
         ```
     """
     checked = check_id(workflow_id)
+    watch = watch_ingestions(
+        session,
+        [checked],
+        deadline=deadline or session.deadline,
+        after=None if after is None else {checked: after},
+    )
+    last = await wait_for_end(watch, f"ingestion {checked}", on_change)
+    # A list that was read for others may have told it; what the detail adds is read then.
+    return (
+        last
+        if isinstance(last, WorkflowDetailResponse)
+        else await get_ingestion_workflow(session, checked)
+    )
 
-    def is_over(detail: WorkflowDetailResponse) -> bool:
-        return detail.is_terminal and (after is None or is_newer_run(detail, after))
 
-    return await wait_until(
-        lambda time_left: _get_detail(view_for(session, time_left), checked, Priority.BACKGROUND),
-        is_over,
-        f"ingestion {checked}",
+def watch_ingestions(
+    session: Session,
+    workflow_ids: Iterable[str | UUID] | None = None,
+    *,
+    deadline: float | None = None,
+    interval: float | None = None,
+    after: Mapping[str, WorkflowSummaryResponse] | None = None,
+) -> Watch[WorkflowSummaryResponse]:
+    """Watch ingestions: every change once, and the end of each exactly once.
+
+    All watches and waits of a session share one poller. Each tick it asks in the cheapest way: a
+    hundred statuses a request from the list, or one by one where there are few.
+
+    Args:
+        session: An open session.
+        workflow_ids: Which ones; the watch ends when all of them are over. Default: all that there
+            are, new arrivals included, until it is left.
+        deadline: How long to watch at most, in seconds.
+        interval: Seconds between ticks at least. Default: half a second at first, up to 15 s later.
+        after: For reruns: what was read before, by id. Only the outcome of a newer run is then taken.
+
+    Returns:
+        A watch: ``async with`` it, and iterate ``StatusChange`` from it with ``async for``;
+        ``.summary`` tells where it is at any time.
+
+    Raises:
+        ConfigurationError: An argument is wrong.
+
+    Example:
+        ```python
+        async with ks.watch_ingestions(session, ids) as watch:
+            async for change in watch:
+                print(change.workflow_id, change.previous, "->", change.current)
+        ```
+    """
+    pace = Pace()
+    if interval is not None:
+        seconds = check_seconds(interval, "interval")
+        pace = Pace(first=seconds, longest=max(seconds, Pace().longest))
+    return Watch(
+        lambda: ingestion_poller(session),
+        None if workflow_ids is None else [check_id(one) for one in workflow_ids],
         clock=session.clock,
-        chance=session.chance,
+        status_of=lambda item: str(item.status),
+        run_of=lambda item: item.last_run_timestamp,
         deadline=deadline,
-        on_change=on_change,
+        pace=pace,
+        after=after,
+        is_newer=is_newer_run,
     )

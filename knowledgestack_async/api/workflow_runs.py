@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 from uuid import UUID
 
@@ -11,8 +11,11 @@ from .._dialects import Route
 from .._wire import Call, Priority, check_credential, check_id, model_reader, route_target
 from ..errors import ConfigurationError
 from ..models import WorkflowCallbackResponse, WorkflowRunResponse, WorkflowRunStatus
-from ..monitor import wait_until
+from ..monitor import wait_for_end
 from ..session import Session
+from ..watching import Watch
+from ._calls import read_run
+from ._pollers import run_poller
 
 __all__ = [
     "CALLBACK_ERROR_LENGTH",
@@ -20,6 +23,7 @@ __all__ = [
     "get_workflow_run",
     "send_workflow_run_callback",
     "wait_for_workflow_run",
+    "watch_workflow_runs",
 ]
 
 CALLBACK_ERROR_LENGTH = 8192
@@ -40,20 +44,7 @@ async def get_workflow_run(session: Session, run_id: str | UUID) -> WorkflowRunR
         NotFound: There is no such run, or this key may not see it.
         RequestError: The call failed.
     """
-    return await _get_run(session, run_id, Priority.NORMAL)
-
-
-async def _get_run(session: Session, run_id: str | UUID, priority: Priority) -> WorkflowRunResponse:
-    checked = check_id(run_id, "run_id")
-    done = await session.execute(
-        Call(
-            method="GET",
-            target=route_target(Route.RUN, checked),
-            read=model_reader(WorkflowRunResponse, echo="id", expected=checked),
-            priority=priority,
-        )
-    )
-    return done.value
+    return await read_run(session, check_id(run_id, "run_id"), Priority.NORMAL)
 
 
 async def delete_workflow_run(session: Session, run_id: str | UUID) -> None:
@@ -165,7 +156,8 @@ async def wait_for_workflow_run(
     Args:
         session: An open session.
         run_id: UUID of the run.
-        deadline: How long to wait at most, in seconds; default: as long as it takes.
+        deadline: How long to wait at most, in seconds; default: the session's deadline for a call, if
+            it has one, else as long as it takes.
         on_change: Called with each state that differs from the one before.
 
     Raises:
@@ -174,17 +166,33 @@ async def wait_for_workflow_run(
         RequestError: The run can't be read.
     """
     checked = check_id(run_id, "run_id")
-    return await wait_until(
-        lambda time_left: _get_run(view_for(session, time_left), checked, Priority.BACKGROUND),
-        lambda run: run.is_terminal,
-        f"workflow run {checked}",
+    watch = watch_workflow_runs(session, [checked], deadline=deadline or session.deadline)
+    return await wait_for_end(watch, f"workflow run {checked}", on_change)
+
+
+def watch_workflow_runs(
+    session: Session, run_ids: Iterable[str | UUID], *, deadline: float | None = None
+) -> Watch[WorkflowRunResponse]:
+    """Watch workflow runs until all of them are over.
+
+    They have no list of their own, so each costs a request a tick; ticks grow apart.
+
+    Args:
+        session: An open session.
+        run_ids: The runs.
+        deadline: How long to watch at most, in seconds; default: until all are over.
+
+    Returns:
+        A watch: ``async with`` it, and iterate ``StatusChange`` from it with ``async for``.
+
+    Raises:
+        ConfigurationError: An argument is wrong.
+    """
+    return Watch(
+        lambda: run_poller(session),
+        [check_id(one, "run_id") for one in run_ids],
         clock=session.clock,
-        chance=session.chance,
+        status_of=lambda run: str(run.status),
+        run_of=lambda _run: None,
         deadline=deadline,
-        on_change=on_change,
     )
-
-
-def view_for(session: Session, time_left: float | None) -> Session:
-    """The session, with a deadline for one read of a wait that has one."""
-    return session if time_left is None else session.with_options(deadline=time_left)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterable
+from typing import Literal, overload
 from uuid import UUID
 
 from .._dialects import Route
 from .._wire import Call, Priority, check_id, model_reader, route_target
-from ..errors import AlreadyFinished
+from ..errors import AlreadyFinished, ConfigurationError
 from ..models import WorkflowCancelResponse, WorkflowStatusResponse
-from ..monitor import StatusPoll
+from ..monitor import ClosingPoll, StatusPoll
 from ..session import Session
+from ..watching import Watch
+from ._calls import read_status
+from ._pollers import status_poller
 
 __all__ = ["cancel_workflow", "get_workflow_status", "poll_workflow_statuses"]
 
@@ -30,23 +34,7 @@ async def get_workflow_status(session: Session, workflow_id: str | UUID) -> Work
         NotFound: There is no such workflow, or it is closed.
         RequestError: The call failed.
     """
-    return await _get_status(session, workflow_id, Priority.NORMAL)
-
-
-async def _get_status(
-    session: Session, workflow_id: str | UUID, priority: Priority
-) -> WorkflowStatusResponse:
-    checked = check_id(workflow_id)
-    done = await session.execute(
-        Call(
-            method="GET",
-            target=route_target(Route.WORKFLOW, checked),
-            read=model_reader(WorkflowStatusResponse, echo="workflow_id", expected=checked),
-            route=Route.WORKFLOW,
-            priority=priority,
-        )
-    )
-    return done.value
+    return await read_status(session, check_id(workflow_id), Priority.NORMAL)
 
 
 async def cancel_workflow(
@@ -99,29 +87,51 @@ async def cancel_workflow(
     return done.value
 
 
+@overload
+def poll_workflow_statuses(
+    session: Session,
+    workflow_ids: Iterable[str | UUID] | AsyncIterable[str | UUID],
+    *,
+    concurrency: int = ...,
+) -> StatusPoll: ...
+@overload
+def poll_workflow_statuses(
+    session: Session,
+    workflow_ids: Iterable[str | UUID],
+    *,
+    until_closed: Literal[True],
+    deadline: float | None = ...,
+) -> ClosingPoll: ...
 def poll_workflow_statuses(
     session: Session,
     workflow_ids: Iterable[str | UUID] | AsyncIterable[str | UUID],
     *,
     concurrency: int = 50,
-) -> StatusPoll:
+    until_closed: bool = False,
+    deadline: float | None = None,
+) -> StatusPoll | ClosingPoll:
     """Read the status of many workflows, some at a time (reference page: Get workflow status).
 
     Every id is answered exactly once, as its answer arrives, with its status or with an error of its
     own: one that doesn't exist doesn't end the poll. Ids are taken from the iterable as slots come
     free, so it may be endless.
 
+    With ``until_closed`` each is answered when it has closed. The route is for active workflows, so
+    a ``NotFound`` for one that was seen open means that it is gone.
+
     Args:
         session: An open session.
-        workflow_ids: The ids, from any iterable, asynchronous ones too. An id that comes twice is
-            answered twice.
+        workflow_ids: The ids, from any iterable; asynchronous ones too, but not with
+            ``until_closed``. An id that comes twice is answered twice, or once with ``until_closed``.
         concurrency: How many to ask about at a time.
+        until_closed: Whether to watch them until they are closed.
+        deadline: With ``until_closed``: how long to watch at most, in seconds.
 
     Returns:
         An async iterator of ``StatusResult``; with ``async with`` its tasks end at once on leaving.
 
     Raises:
-        ConfigurationError: ``concurrency`` is less than 1.
+        ConfigurationError: An argument is wrong.
 
     Example:
         ```python
@@ -130,8 +140,21 @@ def poll_workflow_statuses(
                 print(result.workflow_id, result.status or result.error)
         ```
     """
+    if until_closed:
+        if isinstance(workflow_ids, AsyncIterable | str | bytes):
+            raise ConfigurationError("until_closed takes ids from an ordinary iterable")
+        return ClosingPoll(
+            Watch(
+                lambda: status_poller(session),
+                [check_id(one) for one in workflow_ids],
+                clock=session.clock,
+                status_of=lambda status: str(status.execution_status),
+                run_of=lambda status: status.run_id,
+                deadline=deadline,
+            )
+        )
 
     async def read(workflow_id: str | UUID) -> WorkflowStatusResponse:
-        return await _get_status(session, workflow_id, Priority.BACKGROUND)
+        return await read_status(session, check_id(workflow_id), Priority.BACKGROUND)
 
     return StatusPoll(read, workflow_ids, session.spawn, concurrency=concurrency)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -65,7 +65,7 @@ def _read_key(options: Options) -> str:
 
 
 @asynccontextmanager
-async def open_session(options: Options) -> AsyncIterator[ks.Session]:
+async def open_session(options: Options) -> AsyncGenerator[ks.Session]:
     """A session as the options say: to a server, or to a sandbox of its own.
 
     Raises:
@@ -88,7 +88,7 @@ async def open_session(options: Options) -> AsyncIterator[ks.Session]:
 @asynccontextmanager
 async def _open_sandbox_session(
     options: Options, settings: dict[str, Any]
-) -> AsyncIterator[ks.Session]:
+) -> AsyncGenerator[ks.Session]:
     from knowledgestack_async.sandbox import Sandbox  # noqa: PLC0415 - slow, and seldom used
 
     spoken: Any = SANDBOX_DIALECT if options.dialect in {None, "auto"} else options.dialect
@@ -118,7 +118,7 @@ def run_with_session(
 
 
 @contextmanager
-def _logging_to_stderr(*, enabled: bool) -> Iterator[None]:
+def _logging_to_stderr(*, enabled: bool) -> Generator[None]:
     logger = logging.getLogger("knowledgestack_async")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))

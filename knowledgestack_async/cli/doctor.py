@@ -3,72 +3,112 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import AsyncIterator
-from email.utils import parsedate_to_datetime
-from enum import StrEnum
-from statistics import median
-from typing import Any
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
 
 import attrs
 import click
 
 import knowledgestack_async as ks
 
-from .._settings import DEFAULT_BASE_URL
+from .checkup import Finding, Verdict, finding_of, look_at_server
 from .commands import Command
 from .connection import find_key, run_with_session
-from .exits import Exit, advice_for, exit_for, worst
+from .exits import Exit, worst
 from .options import Options, pass_options, printing
-from .output import Shape, printer_for
-from .table import Column
+from .output import Printer, Shape, printer_for
+from .table import Column, Record
+from .text import clean
 
 __all__ = ["doctor"]
 
-PROBES = 5
-PATIENCE = 15.0
-SLOW = 1.0
-FAR_APART = 30.0
-
-
-class Verdict(StrEnum):
-    """How good a finding is."""
-
-    OK = "ok"
-    SLOW = "slow"
-    WRONG = "wrong"
-
-
-@attrs.frozen
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        check: What was looked at.
-        verdict: How good it is.
-        found: What was found.
-        advice: What to do about it, where it isn't good.
-        code: The exit code that goes with it.
-    """
-
-    check: str
-    verdict: Verdict
-    found: str
-    advice: str = ""
-    code: Exit = Exit.DONE
-
-    def to_dict(self) -> dict[str, str]:
-        """What is printed of it."""
-        return {name: str(getattr(self, name)) for name in SHAPE.fields}
-
-
 SHAPE = Shape(
     fields=("check", "verdict", "found", "advice"),
-    columns=(
-        Column(title="CHECK", fields=("check",)),
-        Column(title="VERDICT", fields=("verdict",), is_status=True),
-        Column(title="FOUND", fields=("found",), least=30, rank=1),
-        Column(title="ADVICE", fields=("advice",)),
+    columns=tuple(
+        Column(title=name.upper(), fields=(name,)) for name in ("check", "verdict", "found")
     ),
     id_field="check",
 )
+
+_MARKS = {Verdict.OK: ("✓", "green"), Verdict.SLOW: ("!", "yellow"), Verdict.WRONG: ("✗", "red")}
+
+
+@click.command(
+    cls=Command,
+    example="""
+    ks-async doctor
+    ks-async doctor --base-url https://ks.example.com --api-key-file ~/.ks-key
+    """,
+)
+@printing
+@pass_options
+def doctor(options: Options) -> Exit:
+    """Look at the way to the server: base URL, key, dialect, latency, clocks.
+
+    Says what to do about each thing that is wrong; exits with 0 if nothing is.
+    """
+    printer = printer_for(options, SHAPE, "sheet")
+    if options.output == "table" and not options.fields:
+        printer = _Report(options.screen, SHAPE)
+    codes: list[Exit] = []
+
+    def note(finding: Finding) -> None:
+        codes.append(finding.code)
+        printer.write(attrs.asdict(finding, filter=lambda field, _: field.name in SHAPE.fields))
+
+    with printer:
+        _look(options, note)
+    return worst(codes)
+
+
+def _look(options: Options, note: Callable[[Finding], None]) -> None:
+    """Go from the near to the far, as far as it goes."""
+    note(Finding("versions", Verdict.OK, _versions()))
+    try:
+        source = "the sandbox's own" if options.sandbox else find_key(options).source
+    except click.UsageError as error:
+        what, _, advice = error.message.partition(": ")
+        note(Finding("API key", Verdict.WRONG, what, advice, Exit.USAGE))
+        return
+
+    async def work(session: ks.Session) -> Exit:
+        note(Finding("base URL", Verdict.OK, f"{session.base_url}, from {_url_source(options)}"))
+        note(Finding("API key", Verdict.OK, f"from {source}"))
+        try:
+            async for finding in look_at_server(session):
+                note(finding)
+        except ks.KnowledgeStackError as error:
+            note(finding_of(error))
+        return Exit.DONE
+
+    try:
+        run_with_session(options, work)
+    except ks.ConfigurationError as error:
+        note(finding_of(error, "settings"))
+
+
+def _versions() -> str:
+    return (
+        f"ks-async {ks.__version__}, Python {platform.python_version()}, "
+        f"aiohttp {version('aiohttp')}, {platform.system()}"
+    )
+
+
+def _url_source(options: Options) -> str:
+    if options.sandbox:
+        return "the sandbox"
+    if options.base_url is not None:
+        return "--base-url"
+    return "KS_BASE_URL" if os.environ.get("KS_BASE_URL") else "the default"
+
+
+class _Report(Printer):
+    """A mark, what was looked at, what was found; and what to do about it."""
+
+    def write(self, record: Record) -> None:
+        mark, color = _MARKS[Verdict(record["verdict"])]
+        screen = self._screen
+        screen.out(f"{screen.style(mark, color)} {record['check']:<9} {clean(record['found'])}")
+        if record["advice"]:
+            screen.out(f"{'':12}{screen.style('→', color)} {clean(record['advice'])}")

@@ -54,6 +54,7 @@ _OPTIONS = {
     "latest_version_only": "--latest-version-only",
     "uploader_user_id": "--uploader",
     "oldest_first": "--oldest-first",
+    ", or raise max_in_flight": "",
     "Wait longer, or go on from what .last holds": "Wait again, or longer: --deadline",
     "give ssl= a context that trusts it": "name its authority in SSL_CERT_FILE",
 }

@@ -54,7 +54,7 @@ ingestions = Group(
 )
 
 
-class Moment(click.ParamType):
+class Moment(click.ParamType[datetime]):
     """An ISO time; without a zone it is on this machine's clock."""
 
     name = "time"
@@ -96,7 +96,7 @@ MOMENT = Moment()
 @click.option("--oldest-first", is_flag=True, help="Oldest upload first, where the server can.")
 @printing
 @pass_options
-def list_(options: Options, **filters: Any) -> Exit:
+def list_(options: Options, /, **filters: Any) -> Exit:
     """List ingestions, newest first: all of them, unless told otherwise.
 
     Rows are printed while the list is still being read.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, cast
 
@@ -56,7 +56,7 @@ class Fan(Generic[T]):
         at_once: int = AT_ONCE,
         in_order: bool = True,
     ) -> None:
-        self._rest = iter(enumerate(ids))
+        self._rest: Iterator[tuple[int, str]] = enumerate(ids)
         self._work = work
         self._workers_wanted = min(at_once, len(ids))
         self._in_order = in_order

@@ -45,20 +45,22 @@ pass_options = click.make_pass_decorator(Options)
 
 def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     """Keep what was given; after a command's name it counts more than before it."""
-    if value is not None and param.name is not None:
-        setattr(ctx.ensure_object(Options), param.name, value)
+    if value is not None:
+        setattr(ctx.ensure_object(Options), str(param.name), value)
 
 
-def _split_fields(_ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
-    fields = None if value is None else tuple(filter(None, map(str.strip, value.split(","))))
-    if fields is not None and not fields:
+def _remember_fields(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    if value is None:
+        return
+    fields = tuple(name.strip() for name in value.split(",") if name.strip())
+    if not fields:
         raise click.BadParameter("name at least one field, such as --fields workflow_id,status")
-    _remember(_ctx, _param, fields)
+    _remember(ctx, param, fields)
 
 
 def _option(*names: str, **settings: Any) -> click.Option:
-    settings = {"callback": _remember, "expose_value": False, "default": None} | settings
-    return click.Option(names, **settings)
+    known: dict[str, Any] = {"callback": _remember, "expose_value": False, "default": None}
+    return click.Option(names, **(known | settings))
 
 
 def connection_options(*, hidden: bool) -> list[click.Option]:
@@ -104,7 +106,7 @@ def output_options() -> list[click.Option]:
         _option(
             "--fields",
             metavar="A,B,C",
-            callback=_split_fields,
+            callback=_remember_fields,
             help="Print these fields only; uploader.first_name reaches inside one.",
         ),
     ]

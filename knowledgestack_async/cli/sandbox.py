@@ -40,7 +40,7 @@ __all__ = ["sandbox"]
     "--output", type=click.Choice(["table", "json"]), default="table", help="How to print."
 )
 @pass_options
-def sandbox(options: Options, output: str, **settings: Any) -> Exit:
+def sandbox(options: Options, /, output: str, **settings: Any) -> Exit:
     """Serve a sandbox on this machine, until Ctrl-C (which is no error here).
 
     It prints its URL and its key, and the two lines that point a shell at it.

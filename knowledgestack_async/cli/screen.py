@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import IO
 
@@ -65,7 +65,7 @@ class Screen:
             self.note(click.style(line, fg="red") if is_first else line)
 
     @asynccontextmanager
-    async def ticking(self) -> AsyncIterator[None]:
+    async def ticking(self) -> AsyncGenerator[None]:
         """While this block takes its time, a person at a terminal is told what is going on."""
         if not self._is_moving:
             yield

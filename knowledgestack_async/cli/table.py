@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
@@ -59,8 +59,8 @@ def field_of(record: Record, name: str) -> Any:
     """A record's field; a name with dots reaches inside it."""
     value: Any = record
     for part in name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return list(value) if isinstance(value, tuple) else value
+        value = cast("Record", value).get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def column_for(field: str, rank: int) -> Column:
@@ -161,7 +161,7 @@ def sheet(record: Record, style: Callable[[str], str], indent: str = "") -> list
     for name, value in filled.items():
         label = indent + style(f"{name}:".ljust(width + 1))
         if isinstance(value, Mapping):
-            lines += [label.rstrip(), *sheet(value, style, f"{indent}  ")]
+            lines += [label.rstrip(), *sheet(cast("Record", value), style, f"{indent}  ")]
         else:
             lines.append(f"{label} {flat(value)}")
     return lines

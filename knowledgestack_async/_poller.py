@@ -1,0 +1,233 @@
+"""One poller for everybody who waits: each tick asks once for all that is wanted, the cheapest way.
+
+Knows no HTTP: it is handed a reader, which decides how ids are looked up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextvars import Context
+from typing import Any, Generic, Protocol, TypeVar
+
+import attrs
+
+from ._clock import Clock
+from ._retry import Chance
+from .errors import KnowledgeStackError, NotFound
+
+__all__ = ["Observation", "Pace", "Poller", "Reader", "Subscription", "read_each"]
+
+StateT = TypeVar("StateT")
+
+
+@attrs.frozen
+class Observation(Generic[StateT]):
+    """What a tick found out about one id: its state, or that there is none, or what went wrong."""
+
+    id: str
+    state: StateT | None = None
+    error: KnowledgeStackError | None = None
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the server says that there is no such thing."""
+        return isinstance(self.error, NotFound)
+
+
+Deliver = Callable[[Observation[StateT]], None]
+
+
+class Reader(Protocol[StateT]):
+    """Looks up what is wanted."""
+
+    async def read(
+        self, wanted: frozenset[str], deliver: Deliver[StateT], *, everything: bool
+    ) -> None:
+        """Look up these ids, or everything and these ids, and deliver what is found as it comes.
+
+        Every wanted id is delivered at least once, with its state or an error.
+
+        Raises:
+            KnowledgeStackError: It can't be looked up now.
+        """
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class Pace:
+    """How often to look: at ``first`` seconds, then less and less often, up to ``longest``."""
+
+    first: float = 0.5
+    growth: float = 1.5
+    longest: float = 15.0
+
+
+class Subscription(Generic[StateT]):
+    """Somebody's interest in some ids, or in everything; the ids may be changed at any time."""
+
+    def __init__(
+        self,
+        wanted: Iterable[str],
+        everything: bool,
+        on_observation: Callable[[Observation[StateT]], None],
+        on_tick: Callable[[KnowledgeStackError | None], None],
+        pace: Pace,
+        now: float,
+    ) -> None:
+        self.wanted = set(wanted)
+        self.everything = everything
+        self.on_observation = on_observation
+        self.on_tick = on_tick
+        self.pace = pace
+        self.interval = pace.first
+        self.due_at = now
+
+    def schedule(self, now: float, pause: float, chance: Chance) -> None:
+        """Be due again after an interval, a longer one from time to time, but not during a pause."""
+        wait = max(self.interval * (0.75 + 0.5 * chance.random()), self.pace.first, pause)
+        self.due_at = now + wait
+        self.interval = min(self.pace.longest, self.interval * self.pace.growth)
+
+
+class Poller(Generic[StateT]):
+    """Serves all subscriptions from one loop: ticks never overlap, and what is due soon is taken along.
+
+    Args:
+        reader: Looks up ids.
+        clock: Where time comes from.
+        chance: Where jitter comes from.
+        pause: For how many seconds the server has asked not to be asked.
+    """
+
+    TAKE_ALONG = 0.25
+    """The share of its interval by which a subscription may be served early, with another one."""
+
+    def __init__(
+        self, reader: Reader[StateT], clock: Clock, chance: Chance, pause: Callable[[], float]
+    ) -> None:
+        self._reader = reader
+        self._clock = clock
+        self._chance = chance
+        self._pause = pause
+        self._subscriptions: list[Subscription[StateT]] = []
+        self._loop_task: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self.ticks = 0
+
+    def subscribe(
+        self,
+        wanted: Iterable[str],
+        on_observation: Callable[[Observation[StateT]], None],
+        on_tick: Callable[[KnowledgeStackError | None], None],
+        pace: Pace,
+        *,
+        everything: bool = False,
+    ) -> Subscription[StateT]:
+        """Ask for some ids, or for everything and these, from the next tick on."""
+        now = self._clock.now()
+        subscription = Subscription(wanted, everything, on_observation, on_tick, pace, now)
+        self._subscriptions.append(subscription)
+        self._changed.set()
+        if self._loop_task is None:
+            # Started by whoever comes first, it works for all: it inherits nobody's context.
+            loop = asyncio.get_running_loop()
+            self._loop_task = loop.create_task(self._serve(), context=Context())
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription[StateT]) -> None:
+        """Be told no more."""
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+            self._changed.set()
+
+    async def close(self) -> None:
+        """End the loop."""
+        self._subscriptions.clear()
+        task, self._loop_task = self._loop_task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _serve(self) -> None:
+        while self._subscriptions:
+            self._changed.clear()
+            now = self._clock.now()
+            if min(one.due_at for one in self._subscriptions) > now:
+                await self._sleep_until_due(now)
+                continue
+            await asyncio.sleep(0)  # so that those who come together are served together
+            await self._tick(
+                [
+                    one
+                    for one in self._subscriptions
+                    if one.due_at <= now + self.TAKE_ALONG * one.interval
+                ]
+            )
+        self._loop_task = None
+
+    async def _sleep_until_due(self, now: float) -> None:
+        seconds = min(one.due_at for one in self._subscriptions) - now
+        nap = asyncio.ensure_future(self._clock.sleep(seconds))
+        news = asyncio.ensure_future(self._changed.wait())
+        try:
+            await asyncio.wait([nap, news], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            nap.cancel()
+            news.cancel()
+
+    async def _tick(self, due: list[Subscription[StateT]]) -> None:
+        self.ticks += 1
+        wanted = frozenset[str]().union(*(one.wanted for one in due))
+
+        def deliver(observation: Observation[StateT]) -> None:
+            for one in due:
+                if one.everything or observation.id in one.wanted:
+                    one.on_observation(observation)
+
+        trouble: KnowledgeStackError | None = None
+        try:
+            await self._reader.read(wanted, deliver, everything=any(one.everything for one in due))
+        except KnowledgeStackError as error:
+            trouble = error
+        now, pause = self._clock.now(), self._pause()
+        for one in due:
+            one.schedule(now, pause, self._chance)
+            one.on_tick(trouble)
+
+
+async def read_each(
+    read: Callable[[str], Awaitable[StateT]],
+    ids: Iterable[str],
+    deliver: Deliver[StateT],
+) -> None:
+    """Look up ids one by one, many at a time; an error of one is that one's."""
+
+    async def find(one: str) -> None:
+        try:
+            deliver(Observation(one, state=await read(one)))
+        except KnowledgeStackError as error:
+            deliver(Observation(one, error=error))
+
+    await run_bounded(find(one) for one in ids)
+
+
+async def run_bounded(works: Iterable[Coroutine[Any, Any, None]], most: int = 100) -> None:
+    """Run works, so many at a time; the first error ends them all, and comes up by itself."""
+    running: set[asyncio.Task[None]] = set()
+    pending = iter(works)
+    try:
+        while True:
+            while len(running) < most and (work := next(pending, None)) is not None:
+                running.add(asyncio.ensure_future(work))
+            if not running:
+                return
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        for work in pending:
+            work.close()

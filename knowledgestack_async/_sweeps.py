@@ -1,0 +1,152 @@
+"""Finding out where many ingestions are with the fewest requests: by the list, or one by one.
+
+The list tells a hundred statuses a request from the database alone; one by one each request also
+asks the live engine. Knows no HTTP: it is handed functions that fetch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+import attrs
+
+from ._poller import Deliver, Observation, read_each, run_bounded
+from ._windows import Window
+from .models import WorkflowSummaryResponse
+
+__all__ = ["FetchWindow", "IngestionReader"]
+
+ACTIVE = frozenset({"pending", "processing"})
+
+
+class FetchWindow(Protocol):
+    """Reads a window of the list, with filters."""
+
+    async def __call__(
+        self, start: int, size: int, filters: Mapping[str, Any]
+    ) -> Window[WorkflowSummaryResponse]:
+        """Read it."""
+        ...
+
+
+@attrs.define
+class _Counts:
+    """How many items the list, or a filtered part of it, had when it was last looked at."""
+
+    all: int | None = None
+    active: int | None = None
+
+
+class IngestionReader:
+    """Looks up ingestions, each tick in the way that costs the fewest requests.
+
+    Args:
+        fetch: Reads a window of the list.
+        get: Reads one ingestion.
+        can_filter: Whether the server filters by status and by the time of the last change.
+    """
+
+    PAGE = 100
+    FEW = 10
+    """So few are got one by one without asking how long the list is."""
+    MARGIN = timedelta(seconds=5)
+    """How far back of the newest change that was seen to look for changes, for writes that were late."""
+
+    def __init__(
+        self,
+        fetch: FetchWindow,
+        get: Callable[[str], Awaitable[WorkflowSummaryResponse]],
+        can_filter: Callable[[], bool],
+    ) -> None:
+        self._fetch = fetch
+        self._get = get
+        self._can_filter = can_filter
+        self._counts = _Counts()
+        self._newest: datetime | None = None
+
+    async def read(
+        self,
+        wanted: frozenset[str],
+        deliver: Deliver[WorkflowSummaryResponse],
+        *,
+        everything: bool,
+    ) -> None:
+        """Look up these ingestions, or all and these."""
+        left = set(wanted)
+
+        def find(observation: Observation[WorkflowSummaryResponse]) -> None:
+            if everything or observation.id in left:
+                left.discard(observation.id)
+                deliver(observation)
+
+        sweeps = self._plan_everything() if everything else self._plan(len(left))
+        for filters in sweeps:
+            if everything or len(left) > 1:
+                await self._sweep(filters, None if everything else left, find)
+        await read_each(self._get, sorted(left), find)
+
+    def _plan_everything(self) -> list[dict[str, Any]]:
+        """The sweeps that show all there is at first, and later all that may have changed."""
+        if not self._can_filter() or self._newest is None:
+            return [{}]
+        return [{"status": ACTIVE}, self._changed()]
+
+    def _plan(self, wanted: int) -> list[dict[str, Any]]:
+        """The sweeps to make, each for what the one before left over; the last is got one by one."""
+        if wanted <= self.FEW:
+            return []
+        if not self._can_filter():
+            return [{}] if self._pages(self._counts.all) < wanted else []
+        if self._pages(self._counts.active) >= wanted:
+            return []
+        if self._counts.active is not None and self._counts.active == self._counts.all:
+            return [{}]
+        return [{"status": ACTIVE}, self._changed(), {}]
+
+    def _changed(self) -> dict[str, Any]:
+        return {} if self._newest is None else {"updated_after": self._newest - self.MARGIN}
+
+    def _pages(self, count: int | None) -> int:
+        return 1 if count is None else -(-count // self.PAGE)
+
+    async def _sweep(
+        self,
+        filters: dict[str, Any],
+        left: set[str] | None,
+        deliver: Deliver[WorkflowSummaryResponse],
+    ) -> None:
+        """Read a part of the list; no more than a page where reading what is left singly costs less.
+
+        Pages are read at the same time and may miss an item that moves between two of them; whoever
+        wants that one reads it singly.
+        """
+        first = await self._fetch(0, self.PAGE, filters)
+        self._note(filters, first.total)
+        self._deliver(first, deliver)
+        rest = range(first.size, first.total, first.size)
+        if left is not None and len(rest) >= len(left):
+            return
+
+        async def read(start: int) -> None:
+            self._deliver(await self._fetch(start, first.size, filters), deliver)
+
+        await run_bounded(read(start) for start in rest)
+
+    def _note(self, filters: Mapping[str, Any], total: int) -> None:
+        if not filters:
+            self._counts.all = total
+        elif "status" in filters:
+            self._counts.active = total
+
+    def _deliver(
+        self,
+        window: Window[WorkflowSummaryResponse],
+        deliver: Deliver[WorkflowSummaryResponse],
+    ) -> None:
+        for item in window.items:
+            changed = item.last_state_update_timestamp
+            if changed is not None and (self._newest is None or changed > self._newest):
+                self._newest = changed
+            deliver(Observation(item.workflow_id, state=item))

@@ -1,0 +1,98 @@
+"""``ks-async demo``: failed ingestions are found, run again, and watched until they are done."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+import knowledgestack_async as ks
+
+from .commands import Command
+from .exits import Exit
+from .many import Fan
+from .options import Options, pass_options
+from .screen import Screen
+from .story import Story, teller_for
+from .text import count_words
+
+__all__ = ["demo"]
+
+LOOK_AGAIN_AFTER = 0.25
+"""Seconds between two looks at the list."""
+
+_ON_YOUR_OWN = (
+    "ks-async ingestions list --status failed --output ids > failed.txt",
+    "ks-async ingestions rerun - --yes < failed.txt",
+    "ks-async ingestions wait - < failed.txt",
+)
+
+_OUTCOMES = {"completed": 0.95, "failed": 0.05}
+
+
+@click.command(cls=Command, example="ks-async demo")
+@click.option("--ingestions", type=click.IntRange(min=10), default=500, show_default=True)
+@click.option(
+    "--seconds", type=float, default=8.0, show_default=True, help="How long a rerun takes."
+)
+@pass_options
+def demo(options: Options, ingestions: int, seconds: float) -> Exit:
+    """Watch the main job, against a sandbox on this machine. It takes less than 20 seconds.
+
+    The failed ones of 500 ingestions are found, run again, and watched until they are done,
+    while one answer of twenty goes wrong. Needs no key and no server.
+    """
+    from knowledgestack_async.sandbox import Fault, Sandbox  # noqa: PLC0415 - slow, seldom used
+
+    async def whole() -> Exit:
+        sandbox = Sandbox(
+            ingestions=ingestions,
+            dialect="system-jobs",
+            pipeline_seconds=(seconds / 4, seconds),
+            rerun_outcomes=_OUTCOMES,
+            latency=0.02,
+            record=False,
+        )
+        sandbox.faults.add(Fault("status", status=503, probability=0.05))
+        async with sandbox, sandbox.session() as session:
+            story = Story(session, total=ingestions)
+            async with teller_for(options.screen, story):
+                await _play(session, story)
+            _sum_up(options.screen, story)
+        return Exit.DONE
+
+    return asyncio.run(whole())
+
+
+async def _play(session: ks.Session, story: Story) -> None:
+    story.begin("Finding the failed ones")
+    async for summary in ks.iter_ingestion_workflows(session, status="failed"):
+        story.failed[summary.workflow_id] = summary
+    story.begin("Running them again")
+    fan = Fan(list(story.failed), lambda id_: ks.rerun_ingestion_workflow(session, id_))
+    async with fan:
+        async for outcome in fan.outcomes():
+            story.note_rerun(outcome.id, outcome.error)
+    story.begin("Watching them until they are done")
+    while story.is_going_on:
+        async for summary in ks.iter_ingestion_workflows(session):
+            story.note_state(summary)
+        await asyncio.sleep(LOOK_AGAIN_AFTER)
+    story.end()
+
+
+def _sum_up(screen: Screen, story: Story) -> None:
+    stats = story.session.stats
+    screen.out("")
+    screen.out(
+        f"{len(story.failed):,} of {story.total:,} ingestions had failed and were run again: "
+        f"{count_words(story.now.values()).replace('failed', 'failed again')}."
+    )
+    screen.out(
+        f"{stats.requests:,} requests in {story.seconds:.1f} s; {stats.retries:,} answers were 503, "
+        "and those requests were sent again."
+    )
+    screen.out("")
+    screen.out("The same for your own, with KS_API_KEY and KS_BASE_URL set:")
+    for line in _ON_YOUR_OWN:
+        screen.out(f"  {line}")
