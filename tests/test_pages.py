@@ -12,7 +12,8 @@ from knowledgestack_async._windows import Window
 class Source:
     """A list that doesn't change, served window by window; counts what is in flight."""
 
-    def __init__(self, count, *, by_number=False, steps=0):
+    def __init__(self, count, *, by_number=False, steps=0, cap=100):
+        self.cap = cap
         self.items = [f"i{number}" for number in range(count)]
         self.by_number = by_number
         self.steps = steps
@@ -35,8 +36,11 @@ class Source:
                 raise self.errors.pop(start)
         finally:
             self.in_flight -= 1
+        used = min(size, self.cap)
+        if self.by_number:
+            start = start // size * used
         return Window(
-            self.items[start : start + size], len(self.items), start, size, self.by_number
+            self.items[start : start + used], len(self.items), start, used, self.by_number
         )
 
 
@@ -562,6 +566,32 @@ async def test_a_quiet_list_costs_at_most_a_fifth_more_requests(walk, by_number,
         assert len(source.asked) <= total / 100 * 1.2 + 1
 
 
+@STYLES
+async def test_a_list_that_changes_a_little_costs_at_most_half_as_many_requests_again(
+    walk, by_number
+):
+    requests = pages = 0
+    for _seed, changing in scenes(churn=10, by_number=by_number):
+        pages += len(await walk(changing.fetch)) / 100
+        requests += changing.requests
+    assert requests <= 1.5 * pages
+
+
+@STYLES
+async def test_a_server_that_caps_the_page_size_is_still_read_ahead(walk, by_number):
+    source = Source(2_000, by_number=by_number, steps=9, cap=50)
+    assert await walk(source) == source.items
+    assert source.most_in_flight >= 8
+    assert len(source.asked) <= 2_000 / 50 * 1.2 + 4
+
+
+@STYLES
+async def test_pages_of_one_item_are_each_read_once(walk, by_number):
+    source = Source(60, by_number=by_number)
+    assert await walk(source, page_size=1) == source.items
+    assert len(source.asked) == 60
+
+
 # Positions
 
 
@@ -606,6 +636,21 @@ async def test_a_position_whose_items_are_all_gone_goes_on_at_its_place(walk):
     position = iterator.position
     source.items = source.items[200:]
     assert await walk(source, position=position) == source.items
+
+
+@pytest.mark.parametrize("moved", [-300, -40, 0, 40, 300])
+async def test_a_place_that_moved_is_found_again_in_a_few_requests(walk, moved):
+    source = Source(10_000)
+    iterator = walk(source, prefetch=0)
+    for _ in range(5_000):
+        await anext(iterator)
+    position = iterator.position
+    newer = [f"new{number}" for number in range(moved)]
+    source.items = newer + source.items[max(0, -moved) :]
+    source.asked.clear()
+    found = await anext(walk(source, position=position, prefetch=0))
+    assert found == "i5000"
+    assert len(source.asked) <= 5
 
 
 async def test_a_position_in_a_list_that_became_empty_ends_at_once(walk):

@@ -250,7 +250,7 @@ async def wait_for_ingestion(
     watch = watch_ingestions(
         session,
         [checked],
-        deadline=deadline or session.deadline,
+        deadline=session.deadline if deadline is None else deadline,
         after=None if after is None else {checked: after},
     )
     last = await wait_for_end(watch, f"ingestion {checked}", on_change)

@@ -166,7 +166,7 @@ async def wait_for_workflow_run(
         RequestError: The run can't be read.
     """
     checked = check_id(run_id, "run_id")
-    watch = watch_workflow_runs(session, [checked], deadline=deadline or session.deadline)
+    watch = watch_workflow_runs(session, [checked], deadline=session.deadline if deadline is None else deadline)
     return await wait_for_end(watch, f"workflow run {checked}", on_change)
 
 

@@ -99,6 +99,9 @@ def _end(options: Options, error: BaseException) -> int:
     """Say what went wrong, and which exit code that is."""
     if options.debug:
         traceback.print_exception(error)
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return error.exit_code
     if isinstance(error, click.ClickException):
         options.screen.complain(_explain_usage(error))
         return error.exit_code

@@ -19,7 +19,7 @@ from .exits import Exit, worst
 from .options import Options, pass_options, printing
 from .output import Printer, Shape, printer_for
 from .table import Column, Record
-from .text import clean
+from .text import clean, wrap
 
 __all__ = ["doctor"]
 
@@ -108,7 +108,14 @@ class _Report(Printer):
 
     def write(self, record: Record) -> None:
         mark, color = _MARKS[Verdict(record["verdict"])]
-        screen = self._screen
-        screen.out(f"{screen.style(mark, color)} {record['check']:<9} {clean(record['found'])}")
+        self._out(f"{record['check']:<9} {record['found']}", mark, color, 2)
         if record["advice"]:
-            screen.out(f"{'':12}{screen.style('→', color)} {clean(record['advice'])}")
+            self._out(record["advice"], "→", color, 14)
+
+    def _out(self, text: str, mark: str, color: str, indent: int) -> None:
+        screen = self._screen
+        width = screen.width if screen.is_terminal else 1000
+        line, *more = wrap(f"{'':{indent}}{clean(text)}", width, " " * 12)
+        screen.out(line[: indent - 2] + screen.style(mark, color) + line[indent - 1 :])
+        for line in more:
+            screen.out(line)

@@ -73,14 +73,21 @@ def worst(codes: Iterable[Exit]) -> Exit:
 
 def explain(error: ks.KnowledgeStackError) -> list[str]:
     """What happened, and on a line of its own what to do about it."""
-    hint = getattr(error, "hint", "")
-    what = str(error)
-    if hint:
-        what = what.removesuffix(f". {hint}")
+    if not isinstance(error, ks.RequestError):
+        return [_in_options(f"Error: {error}")]
+    facts = [
+        f"{error.status}" if error.status is not None else "",
+        f"request id {error.request_id}" if error.request_id else "",
+        f"{error.tries} tries" if error.tries > 1 else "",
+    ]
+    told = ", ".join(filter(None, facts))
+    call = f"{error.method} {error.path}".strip() + (f": {told}" if told else "")
     last = getattr(error, "last", None)
-    if isinstance(last, ks.WorkflowSummaryResponse | ks.WorkflowRunResponse):
-        what = f"{what}; it is {last.status}"
-    return [_in_options(line) for line in (f"Error: {what}", f"  {hint}" if hint else "") if line]
+    state = f"; it is {last.status}" if last is not None and hasattr(last, "status") else ""
+    lines = [f"Error: {error.message}{state} ({call})"]
+    if error.hint:
+        lines.append(f"  {error.hint}")
+    return [_in_options(line) for line in lines]
 
 
 def _in_options(text: str) -> str:

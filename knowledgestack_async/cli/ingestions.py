@@ -125,8 +125,8 @@ def _progress(found: ks.PageIterator[ks.WorkflowSummaryResponse]) -> str:
 @click.command(
     cls=Command,
     example="""
-    ks-async ingestions get ingest-01J15EFDC9BE18B205163DFBF3
-    ks-async ingestions get ingest-01J15EFDC9BE18B205163DFBF3 --output json
+    ks-async ingestions get ingest-01JBA411C697A396D497691DFE
+    ks-async ingestions get ingest-01JBA411C697A396D497691DFE --output json
     """,
 )
 @ids_argument
@@ -141,7 +141,7 @@ def get(options: Options, ids: tuple[str, ...]) -> Exit:
 @click.command(
     cls=Command,
     example="""
-    ks-async ingestions wait ingest-01J15EFDC9BE18B205163DFBF3 --deadline 600
+    ks-async ingestions wait ingest-01JBA411C697A396D497691DFE --deadline 600
     ks-async ingestions list --status processing --output ids | ks-async ingestions wait -
     """,
 )

@@ -196,7 +196,8 @@ class _Sheets(Printer):
             self._screen.out("")
         self._is_first = False
         told = {name: _readable(value) for name, value in self._selected(record).items()}
-        for line in sheet(told, self._screen.style):
+        width = self._screen.width if self._screen.is_terminal else None
+        for line in sheet(told, width):
             self._screen.out(line)
 
 

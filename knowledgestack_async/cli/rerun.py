@@ -27,7 +27,7 @@ ACTION = Shape.of(
 @click.command(
     cls=Command,
     example="""
-    ks-async ingestions rerun ingest-01J15EFDC9BE18B205163DFBF3
+    ks-async ingestions rerun ingest-01JBA411C697A396D497691DFE
     ks-async ingestions list --status failed --output ids | ks-async ingestions rerun - --yes
     """,
 )

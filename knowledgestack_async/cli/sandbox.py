@@ -26,8 +26,10 @@ __all__ = ["sandbox"]
     ks-async sandbox --dialect documented --latency 0.2
     """,
 )
-@click.option("--ingestions", type=click.IntRange(min=0), default=200, show_default=True)
-@click.option("--runs", type=click.IntRange(min=0), default=4, show_default=True)
+@click.option(
+    "--ingestions", type=click.IntRange(min=0), default=200, show_default=True, help="How many."
+)
+@click.option("--runs", type=click.IntRange(min=0), default=4, show_default=True, help="How many.")
 @click.option(
     "--seed", type=int, default=7, show_default=True, help="What is random derives from it."
 )

@@ -13,6 +13,8 @@ from typing import IO
 
 import click
 
+from .text import wrap
+
 __all__ = ["Screen"]
 
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -61,6 +63,8 @@ class Screen:
     def complain(self, lines: list[str]) -> None:
         """Say what went wrong, and what to do."""
         for number, line in enumerate(lines):
+            if self._err_is_terminal:
+                line = "\n".join(wrap(line, self.width, "  "))  # noqa: PLW2901
             is_first = self._err_has_color and not number
             self.note(click.style(line, fg="red") if is_first else line)
 

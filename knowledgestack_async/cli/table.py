@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import attrs
 
-from .text import ago, as_moment, cut, flat, pad, status_color, width_of
+from .text import ago, as_moment, cut, flat, pad, status_color, width_of, wrap
 
 __all__ = ["Column", "Layout", "column_for", "field_of", "sheet", "show_time"]
 
@@ -132,17 +132,24 @@ def _fit(
     wanted = {place: max(natural[place], len(columns[place].title)) for place in shown}
     while True:
         widths = dict(wanted)
-        surplus = sum(widths.values()) + len(GAP) * (len(widths) - 1) - width
-        by_rank = sorted(widths, key=lambda place: -columns[place].rank)
-        for place in by_rank:
-            least = columns[place].least
-            if surplus > 0 and least is not None:
-                taken = max(0, min(surplus, widths[place] - least))
-                widths[place] -= taken
-                surplus -= taken
-        if surplus <= 0 or not by_rank or not columns[by_rank[0]].rank:
-            return _with_room(columns, widths, -surplus)
-        del wanted[by_rank[0]]
+        room = width - sum(widths.values()) - len(GAP) * (len(widths) - 1)
+        while room < 0 and (longest := _longest_to_cut(columns, widths)) is not None:
+            widths[longest] -= 1
+            room += 1
+        first_to_go = max(widths, key=lambda place: columns[place].rank, default=None)
+        if room >= 0 or first_to_go is None or not columns[first_to_go].rank:
+            return _with_room(columns, widths, room)
+        del wanted[first_to_go]
+
+
+def _longest_to_cut(columns: Sequence[Column], widths: Mapping[int, int]) -> int | None:
+    """The place of the widest column that may be cut further."""
+    cuttable = [
+        place
+        for place, width in widths.items()
+        if (least := columns[place].least) is not None and width > least
+    ]
+    return max(cuttable, key=lambda place: widths[place], default=None)
 
 
 def _with_room(columns: Sequence[Column], widths: dict[int, int], room: int) -> dict[int, int]:
@@ -153,15 +160,22 @@ def _with_room(columns: Sequence[Column], widths: dict[int, int], room: int) -> 
     return widths
 
 
-def sheet(record: Record, style: Callable[[str], str], indent: str = "") -> list[str]:
-    """A record field by field, without those that are empty."""
+def sheet(record: Record, width: int | None, indent: str = "") -> list[str]:
+    """A record field by field, without those that are empty.
+
+    Args:
+        record: The record.
+        width: How wide lines may be; None: as wide as they come.
+        indent: What each line begins with.
+    """
     filled = {name: value for name, value in record.items() if value not in (None, "", [], {}, ())}
-    width = max(map(len, filled), default=0)
+    room = max(map(len, filled), default=0) + 2
     lines: list[str] = []
     for name, value in filled.items():
-        label = indent + style(f"{name}:".ljust(width + 1))
+        label = f"{indent}{name}:"
         if isinstance(value, Mapping):
-            lines += [label.rstrip(), *sheet(cast("Record", value), style, f"{indent}  ")]
-        else:
-            lines.append(f"{label} {flat(value)}")
+            lines += [label, *sheet(cast("Record", value), width, f"{indent}  ")]
+            continue
+        line = label.ljust(len(indent) + room) + flat(value)
+        lines += [line] if width is None else wrap(line, width, indent + " " * room)
     return lines

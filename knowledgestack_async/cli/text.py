@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ __all__ = [
     "full_time",
     "pad",
     "status_color",
+    "wrap",
     "width_of",
 ]
 
@@ -78,6 +80,17 @@ def cut(text: str, width: int) -> str:
 def pad(text: str, width: int) -> str:
     """The text, filled up with spaces."""
     return text + " " * (width - width_of(text))
+
+
+def wrap(text: str, width: int, indent: str) -> list[str]:
+    """The text in lines of that width, broken between words only; all but the first are indented."""
+    return textwrap.wrap(
+        text,
+        width,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def as_moment(value: Any) -> datetime | None:

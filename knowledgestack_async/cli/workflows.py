@@ -35,14 +35,14 @@ workflows = Group(
     "workflows",
     help="Executions of any workflow.",
     lazy={"status": "workflows:status", "cancel": "workflows:cancel"},
-    example="ks-async workflows status ingest-01J15EFDC9BE18B205163DFBF3",
+    example="ks-async workflows status ingest-01JBA411C697A396D497691DFE",
 )
 
 
 @click.command(
     cls=Command,
     example="""
-    ks-async workflows status ingest-01J15EFDC9BE18B205163DFBF3
+    ks-async workflows status ingest-01JBA411C697A396D497691DFE
     ks-async ingestions list --status processing --output ids | ks-async workflows status -
     """,
 )
@@ -59,7 +59,7 @@ def status(options: Options, ids: tuple[str, ...]) -> Exit:
 
 
 @click.command(
-    cls=Command, example="ks-async workflows cancel ingest-01J15EFDC9BE18B205163DFBF3 --yes"
+    cls=Command, example="ks-async workflows cancel ingest-01JBA411C697A396D497691DFE --yes"
 )
 @ids_argument
 @yes_option

@@ -1,0 +1,211 @@
+"""A SQLite file that survives kill -9 and power loss, off the event loop, one process at a time.
+
+The pragmas, and why:
+
+- ``journal_mode=WAL``: a commit is one append and one sync, however many rows it has.
+- ``synchronous=FULL``: that sync is waited for, so what was committed is there after a power cut.
+- ``locking_mode=EXCLUSIVE``: one connection and no shared memory, so that WAL's known trouble with
+  two connections can't arise, and a second process is refused at once.
+
+Works that are handed in at the same time share one commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+import attrs
+
+from .errors import JournalError
+
+__all__ = ["Database", "Layout"]
+
+T = TypeVar("T")
+
+Work = Callable[[sqlite3.Connection], Any]
+
+
+@attrs.frozen(kw_only=True)
+class Layout:
+    """What kind of file it is.
+
+    Attributes:
+        what: What to call it in errors.
+        application_id: The number by which SQLite files tell whose they are.
+        version: Of the tables; a file with a higher one is from a newer release.
+        tables: The SQL that makes them.
+    """
+
+    what: str
+    application_id: int
+    version: int
+    tables: str
+
+
+class Database:
+    """One file, one connection, one thread.
+
+    Args:
+        path: Where the file is; made if it isn't there.
+        layout: What kind of file it is.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], layout: Layout) -> None:
+        self.path = Path(path)
+        self._layout = layout
+        self._works: SimpleQueue[tuple[Work, asyncio.Future[Any]] | None] = SimpleQueue()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._broken: JournalError | None = None
+
+    async def open(self) -> bool:
+        """Open the file; whether it was made new.
+
+        Raises:
+            JournalError: It is in use, torn, foreign or newer, or can't be written.
+        """
+        opened: Future[bool] = Future()
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(
+            target=self._serve, args=(opened,), name=f"database {self.path.name}", daemon=True
+        )
+        self._thread.start()
+        return await asyncio.shield(asyncio.wrap_future(opened))
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do some work in a transaction; when this returns, it is committed.
+
+        Raises:
+            JournalError: It can't be written: the disk is full or read-only.
+        """
+        return await self.hand_in(work)
+
+    def hand_in(self, work: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+        """The same, without waiting for it."""
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._works.put((work, done))
+        return done
+
+    async def close(self) -> None:
+        """Do what was handed in, and let the file go."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._works.put(None)
+            await asyncio.to_thread(thread.join)
+
+    def _serve(self, opened: Future[bool]) -> None:
+        connection: sqlite3.Connection | None = None
+        try:
+            is_new = not self.path.exists()
+            if is_new:
+                self._create()
+            connection = self._connect()
+        except (sqlite3.Error, OSError, JournalError) as error:
+            opened.set_exception(self._explain(error))
+            return
+        opened.set_result(is_new)
+        try:
+            while self._serve_batch(connection):
+                pass
+        finally:
+            connection.close()
+
+    def _serve_batch(self, connection: sqlite3.Connection) -> bool:
+        """Commit everything that waits together; False when it is time to close."""
+        batch = [self._works.get()]
+        while not self._works.empty():
+            batch.append(self._works.get())
+        works = [one for one in batch if one is not None]
+        results: list[Any] = []
+        problem: JournalError | None = self._broken
+        if problem is None:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                results = [work(connection) for work, _ in works]
+                connection.execute("COMMIT")
+            except (sqlite3.Error, JournalError) as error:
+                # What could not be written once is not trusted again: nothing more may be sent.
+                self._broken = problem = self._explain(error)
+                connection.rollback()
+        waiting = [done for _, done in works]
+        if self._loop is not None and waiting and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(_deliver, waiting, results, problem)
+        return None not in batch
+
+    def _create(self) -> None:
+        """Make the file beside its place and move it there, so that half a file is never found."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}.new")
+        draft.unlink(missing_ok=True)
+        try:
+            connection = sqlite3.connect(draft)
+            try:
+                connection.executescript(self._layout.tables)
+                connection.execute(f"PRAGMA application_id = {self._layout.application_id}")
+                connection.execute(f"PRAGMA user_version = {self._layout.version}")
+                connection.commit()
+            finally:
+                connection.close()
+            draft.rename(self.path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _connect(self) -> sqlite3.Connection:
+        uri = f"{self.path.absolute().as_uri()}?mode=rw"
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0)
+        try:
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._check(connection)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("BEGIN EXCLUSIVE")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        layout = self._layout
+        [found] = connection.execute("PRAGMA application_id").fetchone()
+        [version] = connection.execute("PRAGMA user_version").fetchone()
+        if found != layout.application_id:
+            raise JournalError(f"{self.path} is not a {layout.what}")
+        if version > layout.version:
+            raise JournalError(f"{self.path} was written by a newer release; upgrade to use it")
+        [state] = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if state != "ok":
+            raise JournalError(f"{self.path} is damaged: {state}")
+
+    def _explain(self, error: Exception) -> JournalError:
+        if isinstance(error, JournalError):
+            return error
+        code = getattr(error, "sqlite_errorcode", None)
+        what = self._layout.what
+        if code is not None and code & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+            return JournalError(f"{self.path} is in use by another process")
+        if code is not None and code & 0xFF in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
+            return JournalError(f"{self.path} is not a {what}, or is damaged: {error}")
+        return JournalError(f"the {what} {self.path} can't be used: {error}")
+
+
+def _deliver(
+    waiting: list[asyncio.Future[Any]], results: list[Any], problem: JournalError | None
+) -> None:
+    """Tell those who wait, all of them at once."""
+    for place, done in enumerate(waiting):
+        if done.cancelled():
+            continue
+        if problem is None:
+            done.set_result(results[place])
+        else:
+            done.set_exception(JournalError(*problem.args))
+            done.exception()  # whoever handed it in and didn't wait is told by the next one
