@@ -1,5 +1,6 @@
 """The async Python SDK for the Knowledge Stack API."""
 
+from ._journal import ItemState
 from ._retry import RetryPolicy
 from ._version import __version__
 from .api.ingestion_workflows import (
@@ -10,6 +11,7 @@ from .api.ingestion_workflows import (
     wait_for_ingestion,
     watch_ingestions,
 )
+from .api.reruns import rerun_ingestions
 from .api.workflow_runs import (
     delete_workflow_run,
     get_workflow_run,
@@ -18,6 +20,7 @@ from .api.workflow_runs import (
     watch_workflow_runs,
 )
 from .api.workflows import cancel_workflow, get_workflow_status, poll_workflow_statuses
+from .bulk import RerunJob
 from .errors import (
     AlreadyFinished,
     BadRequest,
@@ -64,6 +67,7 @@ from .models import (
 )
 from .monitor import ClosingPoll, StatusPoll
 from .pages import PageIterator
+from .rerun_report import RerunOutcome, RerunProgress, RerunReport
 from .session import RawResponse, Session, SessionStats
 from .watching import ChangeKind, StatusChange, Watch, WatchSummary
 
@@ -81,6 +85,7 @@ __all__ = [
     "Forbidden",
     "IngestionStatus",
     "InvalidResponse",
+    "ItemState",
     "JournalError",
     "KnowledgeStackError",
     "NotFound",
@@ -91,6 +96,10 @@ __all__ = [
     "QuotaExceeded",
     "RawResponse",
     "RequestError",
+    "RerunJob",
+    "RerunOutcome",
+    "RerunProgress",
+    "RerunReport",
     "ResponseError",
     "RetryPolicy",
     "ServerError",
@@ -129,6 +138,7 @@ __all__ = [
     "list_ingestion_workflows",
     "poll_workflow_statuses",
     "rerun_ingestion_workflow",
+    "rerun_ingestions",
     "send_workflow_run_callback",
     "wait_for_ingestion",
     "wait_for_workflow_run",

@@ -129,7 +129,7 @@ class Database:
         if problem is None:
             try:
                 connection.execute("BEGIN IMMEDIATE")
-                results = [work(connection) for work, _ in works]
+                results = [_plain(work(connection)) for work, _ in works]
                 connection.execute("COMMIT")
             except (sqlite3.Error, JournalError) as error:
                 # What could not be written once is not trusted again: nothing more may be sent.
@@ -195,6 +195,11 @@ class Database:
         if code is not None and code & 0xFF in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
             return JournalError(f"{self.path} is not a {what}, or is damaged: {error}")
         return JournalError(f"the {what} {self.path} can't be used: {error}")
+
+
+def _plain(result: Any) -> Any:
+    """A cursor stays in this thread: SQLite doesn't take it well when another one ends it."""
+    return None if isinstance(result, sqlite3.Cursor) else result
 
 
 def _deliver(

@@ -34,10 +34,19 @@ FOREVER = float("inf")
 
 @attrs.frozen
 class Done(Generic[T]):
-    """What came of a call. ``doubted``: an earlier try of it may have acted already."""
+    """What came of a call.
+
+    Attributes:
+        value: What the answer means.
+        doubted: Whether an earlier try of it may have acted already.
+        tries: How often it was sent.
+        request_id: What the server calls the request that was answered.
+    """
 
     value: T
-    doubted: bool
+    doubted: bool = False
+    tries: int = 0
+    request_id: str | None = None
 
 
 @attrs.define
@@ -97,12 +106,12 @@ class Engine:
                 self._governor.release()
             if not isinstance(outcome, Problem):
                 self.budget.give_back(progress.retries)
-                return Done(outcome.value, progress.doubted)
+                return attrs.evolve(outcome, doubted=progress.doubted, tries=progress.tries)
             problem = outcome
             status = None if problem.answer is None else problem.answer.status
             if status == 404:
                 if progress.doubted and call.gone is not None:
-                    return Done(call.gone(), doubted=True)
+                    return Done(call.gone(), doubted=True, tries=progress.tries)
                 if call.route and await self._has_moved(dialect, options, progress, call.route):
                     continue
             await self._wait_or_raise(call, options, target, progress, problem)
@@ -171,7 +180,7 @@ class Engine:
 
     def _read_failure(self, call: Call[T], failure: Failure) -> Done[T] | Problem:
         if failure.answer is not None and call.accepted is not None:
-            return Done(call.accepted(failure.answer), doubted=False)
+            return Done(call.accepted(failure.answer), request_id=failure.answer.request_id)
         if failure.untrusted:
             return Problem(Fault.UNTRUSTED, failure.reason)
         return Problem(Fault.UNCERTAIN if failure.sent else Fault.NOT_SENT, failure.reason)
@@ -286,14 +295,14 @@ def _headers(call: Call[Any], options: CallOptions) -> dict[str, str]:
 
 def _read_body(call: Call[T], dialect: Dialect, answer: Answer) -> Done[T] | Problem:
     try:
-        return Done(call.read(answer, dialect), doubted=False)
+        return Done(call.read(answer, dialect), request_id=answer.request_id)
     except Misdelivered as error:
         answer.discard()
         return Problem(Fault.UNCERTAIN, f"the answer is not to this request: {error}", answer)
     except DecodeError as error:
         answer.discard()
         if call.accepted is not None:
-            return Done(call.accepted(answer), doubted=False)
+            return Done(call.accepted(answer), request_id=answer.request_id)
         return Problem(Fault.ODD, error.reason, answer, json_path=error.path)
 
 

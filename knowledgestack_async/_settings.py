@@ -27,6 +27,7 @@ KeySource = Secret | Callable[[], str | Awaitable[str]]
 # What the session itself says in every request, or what would change where the message ends.
 _RESERVED_HEADERS = frozenset(
     {
+        "accept",
         "accept-encoding",
         "authorization",
         "connection",
@@ -40,6 +41,7 @@ _RESERVED_HEADERS = frozenset(
         "trailer",
         "transfer-encoding",
         "upgrade",
+        "user-agent",
     }
 )
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -109,7 +111,10 @@ def changed(
     if deadline is not None:
         changes["deadline"] = check_seconds(deadline, "deadline")
     if headers is not None:
-        changes["headers"] = {**options.headers, **_checked_headers(headers)}
+        added = _checked_headers(headers)
+        replaced = set(map(str.lower, added))
+        kept = {k: value for k, value in options.headers.items() if k.lower() not in replaced}
+        changes["headers"] = kept | added
     if retry is not None:
         changes["retry"] = _checked_retry(retry)
     return attrs.evolve(options, **changes)

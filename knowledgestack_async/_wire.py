@@ -33,6 +33,7 @@ __all__ = [
     "is_quota_refusal",
     "list_reader",
     "model_reader",
+    "read_bulk_answer",
     "read_retry_after",
     "response_error",
     "route_target",
@@ -221,6 +222,18 @@ def list_reader(
         return page
 
     return read
+
+
+def read_bulk_answer(answer: Answer, _dialect: Dialect) -> tuple[frozenset[str], dict[str, str]]:
+    """What a bulk rerun took, by id, and why it didn't take the rest."""
+    body = _as_object(decode_json(answer.body))
+    if not isinstance(body.get("succeeded"), list) or not isinstance(body.get("failed"), list):
+        raise DecodeError("a bulk rerun answers what succeeded and what failed", "$")
+    refused = [_as_object(entry) for entry in body["failed"]]
+    return (
+        frozenset(map(str, body["succeeded"])),
+        {str(entry.get("id")): excerpt(str(entry.get("reason"))) for entry in refused},
+    )
 
 
 def check_base_url(text: str, *, allow_plain_http: bool) -> str:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
+from ._baseline import Baseline
 from ._checks import check_count
 from .errors import ConfigurationError, DeadlineExceeded, KnowledgeStackError, SessionError
 from .models import StatusResult, WorkflowStatusResponse, WorkflowSummaryResponse
@@ -55,7 +56,9 @@ async def wait_for_end(
     )
 
 
-def is_newer_run(current: WorkflowSummaryResponse, before: WorkflowSummaryResponse) -> bool:
+def is_newer_run(
+    current: WorkflowSummaryResponse, before: WorkflowSummaryResponse | Baseline
+) -> bool:
     """Whether the outcome in ``current`` is of a later run of the ingestion than the one in ``before``.
 
     A run that has started tells it by its time. One that ended before it started (a queued rerun that

@@ -22,9 +22,16 @@ from ._engine import Done, Engine
 from ._governor import Governor
 from ._negotiation import Negotiation
 from ._retry import Chance, RetryPolicy
-from ._settings import DEFAULT_BASE_URL, ApiKey, CallOptions, call_options, changed
+from ._settings import (
+    DEFAULT_BASE_URL,
+    ApiKey,
+    CallOptions,
+    call_options,
+    changed,
+    resolve_key,
+)
 from ._transport import Transport, TransportOptions
-from ._wire import Answer, Call, check_base_url
+from ._wire import Answer, Call, Secret, check_base_url
 from .errors import ConfigurationError, SessionError
 
 __all__ = ["RawResponse", "Session", "SessionStats"]
@@ -252,6 +259,14 @@ class Session:
         """A view for work that many calls share, and that none of their deadlines may end."""
         return self._view(attrs.evolve(self._options, deadline=None))
 
+    async def credential(self) -> Secret:
+        """The key that a call would be sent with now; a function is asked for it.
+
+        Raises:
+            ConfigurationError: The function gave none.
+        """
+        return await resolve_key(self._options.key)
+
     @property
     def deadline(self) -> float | None:
         """The seconds that a whole call may take, if that is bounded."""
@@ -261,6 +276,11 @@ class Session:
     def identity(self) -> object:
         """What answers may be shared by: calls with the same credential and headers."""
         return self._options.identity
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the retry budget is used up, so that calls fail at their first try."""
+        return self._core.engine.budget.is_empty
 
     def cooling_for(self) -> float:
         """The seconds left of the pause that the server asked for; 0 if none."""

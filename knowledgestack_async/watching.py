@@ -129,8 +129,9 @@ class Watch(Generic[StateT]):
         run_of: Callable[[StateT], Any],
         deadline: float | None = None,
         pace: Pace | None = None,
-        after: Mapping[str, StateT] | None = None,
-        is_newer: Callable[[StateT, StateT], bool] = lambda _current, _before: True,
+        after: Mapping[str, Any] | None = None,
+        is_newer: Callable[[StateT, Any], bool] = lambda _current, _before: True,
+        stays_open: bool = False,
     ) -> None:
         if deadline is not None:
             check_seconds(deadline, "deadline")
@@ -142,7 +143,8 @@ class Watch(Generic[StateT]):
         self._run_of = run_of
         self._deadline = deadline
         self._pace = pace or Pace()
-        self._after = after or {}
+        self._after = dict(after or {})
+        self._stays_open = stays_open
         self._is_newer = is_newer
         self._poller: Poller[StateT] | None = None
         self._subscription: Subscription[StateT] | None = None
@@ -164,7 +166,7 @@ class Watch(Generic[StateT]):
     async def __aenter__(self) -> Self:
         self._began_at = self._clock.now()
         self._poller = self._make_poller()
-        self._is_over = not self._everything and not self._ids
+        self._is_over = not self._everything and not self._ids and not self._stays_open
         if not self._is_over:
             self._subscription = self._poller.subscribe(
                 self._ids, self._observe, self._end_tick, self._pace, everything=self._everything
@@ -201,6 +203,14 @@ class Watch(Generic[StateT]):
         except TimeoutError:
             return False
         return True
+
+    def add(self, id_: str, after: Any = None) -> None:
+        """Watch one more from now on; for watches that stay open."""
+        self._ids[id_] = None
+        if after is not None:
+            self._after[id_] = after
+        if self._subscription is not None:
+            self._subscription.wanted.add(id_)
 
     @property
     def summary(self) -> WatchSummary:
@@ -306,11 +316,12 @@ class Watch(Generic[StateT]):
         wanted = None if self._subscription is None else self._subscription.wanted
         if now.is_over:
             self._endings.append(self._clock.now())
+            self._after.pop(id_, None)
             if wanted is not None:
                 wanted.discard(id_)
         elif wanted is not None:
             wanted.add(id_)
-        if not self._everything and not wanted:
+        if not self._everything and not self._stays_open and not wanted:
             self._stop()
 
     def _tell(

@@ -4,18 +4,10 @@ import json
 from datetime import UTC, datetime, timedelta, timezone
 
 import attrs
-import knowledgestack_async as ks
+import cattrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from knowledgestack_async import _codec
-from knowledgestack_async._codec import (
-    DecodeError,
-    decode_json,
-    decode_model,
-    decode_summary_page,
-    encode_json,
-)
 from wire_examples import (
     CURRENT_DETAIL,
     CURRENT_RUN,
@@ -27,6 +19,16 @@ from wire_examples import (
     RUN,
     STATUS,
     SUMMARY,
+)
+
+import knowledgestack_async as ks
+from knowledgestack_async import _codec
+from knowledgestack_async._codec import (
+    DecodeError,
+    decode_json,
+    decode_model,
+    decode_summary_page,
+    encode_json,
 )
 
 EVERY_MODEL = [
@@ -53,9 +55,7 @@ def page_of(*items, **envelope):
 
 
 def read_the_long_way(body):
-    return _codec._structure(
-        decode_json(body), ks.PaginatedResponse[ks.WorkflowSummaryResponse]
-    )
+    return _codec._structure(decode_json(body), ks.PaginatedResponse[ks.WorkflowSummaryResponse])
 
 
 def outcome(way, body):
@@ -89,7 +89,11 @@ TIMES = (
     )
 )
 JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=6,
 )
@@ -295,6 +299,13 @@ def test_a_wrong_value_deep_in_a_run_is_an_error_that_says_where():
     with pytest.raises(DecodeError) as caught:
         read({**RUN, "run_snapshot": snapshot}, ks.WorkflowRunResponse)
     assert caught.value.path == "$.run_snapshot.outputs[1].part_type"
+
+
+def test_a_note_that_is_not_cattrs_own_is_no_part_of_the_path():
+    wrong = ValueError("wrong")
+    wrong.add_note("a note of somebody else's")
+    error = cattrs.ClassValidationError("x", [wrong], ks.UserInfo)
+    assert _codec._first_fault(error) == ("$", "wrong")
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b'"x"', b"5", b"true"])

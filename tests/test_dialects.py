@@ -2,10 +2,11 @@
 
 from datetime import UTC, datetime, timedelta, timezone
 
-import knowledgestack_async as ks
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+import knowledgestack_async as ks
 from knowledgestack_async._dialects import (
     GENERATIONS,
     Route,
@@ -96,7 +97,9 @@ def test_newest_first_needs_no_query():
 def test_a_dialect_is_found_by_its_name():
     assert [dialect_named(dialect.name) for dialect in GENERATIONS] == list(GENERATIONS)
     assert [dialect.name for dialect in GENERATIONS] == ["documented", "offset", "system-jobs"]
-    with pytest.raises(ks.ConfigurationError, match="'auto', 'documented', 'offset', 'system-jobs'"):
+    with pytest.raises(
+        ks.ConfigurationError, match="'auto', 'documented', 'offset', 'system-jobs'"
+    ):
         dialect_named("latest")
 
 

@@ -8,6 +8,7 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from knowledgestack_async import errors
 from knowledgestack_async.errors import FieldError, KnowledgeStackError, RequestError
 

@@ -3,8 +3,9 @@
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-import knowledgestack_async as ks
 import pytest
+
+import knowledgestack_async as ks
 from knowledgestack_async._dialects import GENERATIONS
 from knowledgestack_async._filters import ListFilters
 

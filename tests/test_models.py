@@ -6,10 +6,12 @@ import pickle
 from datetime import UTC, datetime, timedelta
 
 import attrs
-import knowledgestack_async as ks
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wire_examples import CURRENT_RUN, CURRENT_SUMMARY, DETAIL, NUMBERED, RUN, STATUS, SUMMARY
+
+import knowledgestack_async as ks
 from knowledgestack_async import _codec, models
 from knowledgestack_async.models import (
     IngestionStatus,
@@ -17,8 +19,6 @@ from knowledgestack_async.models import (
     WorkflowRunnerType,
     WorkflowRunStatus,
 )
-
-from wire_examples import CURRENT_RUN, CURRENT_SUMMARY, DETAIL, NUMBERED, RUN, STATUS, SUMMARY
 
 ENUMS = [IngestionStatus, WorkflowRunStatus, WorkflowRunnerType, WorkflowExecutionStatus]
 MODELS = [
@@ -257,9 +257,7 @@ def test_an_object_made_by_hand_can_be_pickled():
 
 @pytest.mark.parametrize("model", MODELS)
 def test_models_are_frozen_and_slotted(model):
-    needed = {
-        field.name: "x" for field in attrs.fields(model) if field.default is attrs.NOTHING
-    }
+    needed = {field.name: "x" for field in attrs.fields(model) if field.default is attrs.NOTHING}
     made = model(**needed)
     for name in [field.name for field in attrs.fields(model)]:
         with pytest.raises(attrs.exceptions.FrozenInstanceError):

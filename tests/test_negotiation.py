@@ -3,8 +3,9 @@
 import asyncio
 import logging
 
-import knowledgestack_async as ks
 import pytest
+
+import knowledgestack_async as ks
 from knowledgestack_async._dialects import GENERATIONS
 from knowledgestack_async._negotiation import Negotiation
 

@@ -2,10 +2,11 @@
 
 import json
 
-import knowledgestack_async as ks
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+import knowledgestack_async as ks
 from knowledgestack_async._dialects import GENERATIONS, Route, Target
 from knowledgestack_async._problems import Problem, call_facts, make_error
 from knowledgestack_async._retry import Fault
@@ -43,9 +44,7 @@ UNREADABLE = Problem(Fault.ODD, "expected a text, got null", answer(200), json_p
 REFUSED = Problem(Fault.NOT_SENT, "no connection: refused")
 UNTRUSTED = Problem(Fault.UNTRUSTED, "TLS failed: expired")
 MISSING = Problem(Fault.DENIED, "the server answered 404", answer(404))
-QUOTA = Problem(
-    Fault.QUOTA, "429", Answer(429, {}, b'{"detail": "x", "code": "quota_exceeded"}')
-)
+QUOTA = Problem(Fault.QUOTA, "429", Answer(429, {}, b'{"detail": "x", "code": "quota_exceeded"}'))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +142,7 @@ def test_an_unreadable_answer_says_where_and_how_it_begins():
     error = error_of("read", UNREADABLE)
     assert error.json_path == "$.status"
     assert error.message == (
-        "expected a text, got null at $.status; the body begins '{\"detail\": \"no\"}'"
+        'expected a text, got null at $.status; the body begins \'{"detail": "no"}\''
     )
     assert "base_url" in error.hint
 

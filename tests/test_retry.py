@@ -4,10 +4,11 @@ import random
 from collections import deque
 
 import backoff
-import knowledgestack_async as ks
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+import knowledgestack_async as ks
 from knowledgestack_async._retry import Fault, RetryBudget, decide, fault_of
 from knowledgestack_async._wire import Answer
 
@@ -198,9 +199,7 @@ def test_a_wait_stays_under_its_ceiling_and_within_the_time_left(tries, time_lef
 )
 def test_jitter_comes_on_top_of_retry_after(drawn, retry_after, tries, wait):
     policy = ks.RetryPolicy(tries=9)
-    found = verdict(
-        Fault.REFUSED, tries=tries, retry_after=retry_after, drawn=drawn, policy=policy
-    )
+    found = verdict(Fault.REFUSED, tries=tries, retry_after=retry_after, drawn=drawn, policy=policy)
     assert found.wait == wait
 
 
@@ -225,7 +224,7 @@ def test_a_wait_that_is_too_long_says_so():
     ],
 )
 def test_a_policy_that_makes_no_sense_is_refused(setting, value):
-    with pytest.raises(ks.ConfigurationError, match=f"^{setting} must"):
+    with pytest.raises(ks.ConfigurationError, match=rf"^{setting} must"):
         ks.RetryPolicy(**{setting: value})
 
 

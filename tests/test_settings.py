@@ -3,10 +3,11 @@
 import pickle
 
 import attrs
-import knowledgestack_async as ks
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+import knowledgestack_async as ks
 from knowledgestack_async._checks import check_count, check_seconds
 from knowledgestack_async._settings import call_options, changed, resolve_key
 from knowledgestack_async._wire import Secret
@@ -43,7 +44,7 @@ def test_a_count_is_a_whole_number_within_its_bound(value, most):
 
 @pytest.mark.parametrize("value", [0, -1, 1.0, "1", True, None, NAN, [1]])
 def test_another_count_is_refused(value):
-    with pytest.raises(ks.ConfigurationError, match="^page must be a whole number from 1, not"):
+    with pytest.raises(ks.ConfigurationError, match=r"^page must be a whole number from 1, not"):
         check_count(value, "page")
 
 
@@ -55,9 +56,11 @@ def test_seconds_are_a_number_above_zero(value):
 
 @pytest.mark.parametrize("value", [-1, -0.1, NAN, INF, -INF, "1", True, False, None])
 def test_other_seconds_are_refused(value):
-    with pytest.raises(ks.ConfigurationError, match="^timeout must be a number of seconds above 0"):
+    with pytest.raises(
+        ks.ConfigurationError, match=r"^timeout must be a number of seconds above 0"
+    ):
         check_seconds(value, "timeout")
-    with pytest.raises(ks.ConfigurationError, match="^timeout must be a number of seconds from 0"):
+    with pytest.raises(ks.ConfigurationError, match=r"^timeout must be a number of seconds from 0"):
         check_seconds(value, "timeout", or_zero=True)
 
 
@@ -178,6 +181,8 @@ def test_a_wrong_setting_of_a_session_is_refused(wrong, message):
         "Trailer",
         "Upgrade",
         "Proxy-Authorization",
+        "Accept",
+        "user-agent",
     ],
 )
 def test_a_header_that_the_session_sets_is_refused(name):
@@ -202,6 +207,23 @@ def test_other_headers_are_taken():
     assert options().headers == {}
 
 
+def test_options_that_may_see_different_things_have_different_identities():
+    def later():
+        return "k"
+
+    sources = ["k-1", "k-2", later, lambda: "k"]
+    identities = [options(key).identity for key in sources]
+    identities += [options("k-1", headers={"X-Tenant": text}).identity for text in "ab"]
+    assert len(set(identities)) == len(identities)
+    assert options(later).identity == options(later).identity
+    same = options("k-1", headers={"B": "2", "A": "1"}, timeout=1)
+    assert same.identity == options("k-1", headers={"A": "1", "B": "2"}, deadline=9).identity
+
+
+def test_an_identity_does_not_tell_the_key():
+    assert "canary" not in repr(options("canary").identity)
+
+
 # Changing them for some calls
 
 
@@ -221,6 +243,11 @@ def test_each_option_can_be_changed():
     assert after.headers == {"A": "1", "B": "2", "C": "2"}
     assert before.headers == {"A": "1", "B": "1"}
     assert before.key.reveal() == "sk-user-1"
+
+
+def test_a_header_is_replaced_however_it_is_spelt():
+    after = but(options(headers={"X-Tenant": "a", "X-Other": "b"}), headers={"x-tenant": "c"})
+    assert after.headers == {"X-Other": "b", "x-tenant": "c"}
 
 
 @pytest.mark.parametrize(

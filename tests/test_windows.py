@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from knowledgestack_async import WalkError
 from knowledgestack_async._windows import Memory, Plan, Seam, Window, plan_window
 
@@ -38,9 +39,19 @@ def test_a_plan_is_what_can_be_asked_for_and_goes_on(reach, overlap, sizes, by_n
 
 
 @given(st.integers(1, 10**6), st.integers(1, 60))
-def test_page_numbers_overlap_as_asked_when_sizes_can_be_chosen(reach, overlap):
-    plan = plan_window(reach, overlap, range(80, 101), by_number=True)
-    assert plan.start <= max(0, reach - overlap)
+def test_page_numbers_overlap_as_asked_wherever_a_size_allows_it(reach, overlap):
+    sizes = range(80, 101)
+    latest = max(0, reach - overlap)
+    plan = plan_window(reach, overlap, sizes, by_number=True)
+    ends = [latest - latest % size + size for size in sizes]
+    if max(ends) > reach:
+        assert plan.start <= latest
+        assert plan.end == max(ends)
+
+
+def test_one_item_of_overlap_can_be_had_everywhere():
+    for reach in range(1, 10_000):
+        assert plan_window(reach, 1, range(80, 101), by_number=True).start < reach
 
 
 @given(st.integers(0, 10**6), st.integers(1, 100), st.integers(0, 100))
@@ -97,7 +108,9 @@ def test_windows_that_share_nothing_join_only_when_read_one_after_the_other():
     assert not walk.joins(window("d e", start=4), read_after=True)
 
 
-@pytest.mark.parametrize(("total", "start", "joins"), [(998, 1, True), (998, 2, False), (999, 2, True)])
+@pytest.mark.parametrize(
+    ("total", "start", "joins"), [(998, 1, True), (998, 2, False), (999, 2, True)]
+)
 def test_what_was_removed_meanwhile_is_allowed_for(total, start, joins):
     walk = seam()
     took(walk, window("a b c", total=1_000))
@@ -163,7 +176,9 @@ def test_empty_pages_before_the_end_are_an_error_soon():
     walk = seam()
     for start in (0, 100):
         took(walk, window([], start=start, size=100))
-    with pytest.raises(WalkError, match="1000 items, but 3 pages in a row, up to item 300, were empty"):
+    with pytest.raises(
+        WalkError, match="1000 items, but 3 pages in a row, up to item 300, were empty"
+    ):
         took(walk, window([], start=200, size=100))
 
 

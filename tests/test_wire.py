@@ -9,10 +9,14 @@ from math import inf
 from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
-import knowledgestack_async as ks
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from multidict import CIMultiDict
+from wire_examples import NUMBERED, OFFSET, RUN, STATUS, SUMMARY
+from yarl import URL
+
+import knowledgestack_async as ks
 from knowledgestack_async import errors
 from knowledgestack_async._codec import DecodeError
 from knowledgestack_async._dialects import GENERATIONS, Route
@@ -27,13 +31,11 @@ from knowledgestack_async._wire import (
     is_quota_refusal,
     list_reader,
     model_reader,
+    read_bulk_answer,
     read_retry_after,
     response_error,
     route_target,
 )
-from multidict import CIMultiDict
-from wire_examples import NUMBERED, OFFSET, RUN, STATUS, SUMMARY
-from yarl import URL
 
 DOCUMENTED, OFFSETS, SYSTEM_JOBS = GENERATIONS
 FACTS = {"method": "GET", "path": "/v1/x", "tries": 2}
@@ -57,7 +59,9 @@ def is_dangerous(text):
         text in {"", ".", ".."}
         or "/" in text
         or "\\" in text
-        or any(char < " " or "\x7f" <= char < "\xa0" or 0xD800 <= ord(char) < 0xE000 for char in text)
+        or any(
+            char < " " or "\x7f" <= char < "\xa0" or 0xD800 <= ord(char) < 0xE000 for char in text
+        )
     )
 
 
@@ -90,7 +94,7 @@ def test_an_id_is_exactly_one_segment_of_the_path_or_refused(text):
 )
 @pytest.mark.parametrize("what", ["workflow_id", "run_id"])
 def test_an_id_that_could_reach_another_route_is_refused(text, what):
-    with pytest.raises(ks.ConfigurationError, match=f"^{what} ") as caught:
+    with pytest.raises(ks.ConfigurationError, match=rf"^{what} ") as caught:
         check_id(text, what)
     assert str(caught.value).isprintable()
 
@@ -195,7 +199,7 @@ def test_a_credential_is_one_word_of_plain_ascii():
     "value", ["", " ", "a b", "a\n", "a\r\nX-Evil: 1", "\ta", "clé", "a\x7f", "\ud800"]
 )
 def test_what_no_header_takes_is_no_credential(value):
-    with pytest.raises(ks.ConfigurationError, match="^token must be one word") as caught:
+    with pytest.raises(ks.ConfigurationError, match=r"^token must be one word") as caught:
         check_credential(value, "token")
     if value.strip():
         assert value not in str(caught.value)
@@ -526,6 +530,25 @@ def test_an_envelope_that_makes_no_sense_is_an_error(envelope):
     with pytest.raises(DecodeError, match="doesn't say which page") as caught:
         list_reader(0, 20)(listed(**envelope), DOCUMENTED)
     assert caught.value.path == "$"
+
+
+def test_a_bulk_answer_tells_what_was_taken_and_why_the_rest_was_not():
+    body = {
+        "succeeded": ["v-1", "v-2"],
+        "failed": [{"id": "v-3", "reason": "super\nseded"}, {"id": "v-4"}],
+    }
+    assert read_bulk_answer(answer(200, body), SYSTEM_JOBS) == (
+        {"v-1", "v-2"},
+        {"v-3": "super\\nseded", "v-4": "None"},
+    )
+
+
+@pytest.mark.parametrize(
+    "body", [[], {}, {"succeeded": []}, {"failed": []}, {"succeeded": {}, "failed": []}, "ok"]
+)
+def test_a_bulk_answer_of_another_form_is_an_error(body):
+    with pytest.raises(DecodeError, match="what succeeded and what failed"):
+        read_bulk_answer(answer(200, body), SYSTEM_JOBS)
 
 
 def test_a_prefix_and_a_path_make_one_url():

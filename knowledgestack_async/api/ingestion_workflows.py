@@ -198,19 +198,20 @@ async def rerun_ingestion_workflow(
         OutcomeUnknown: No answer came; it may be running. Look before sending it again.
         RequestError: The call failed.
     """
-    checked = check_id(workflow_id)
-    done = await session.execute(
-        Call(
-            method="POST",
-            target=route_target(Route.INGESTION, checked),
-            read=model_reader(WorkflowActionResponse, echo="workflow_id", expected=checked),
-            accepted=lambda _answer: WorkflowActionResponse(checked),
-            idempotent=False,
-            effect=True,
-            route=Route.INGESTION,
-        )
+    return (await session.execute(rerun_call(check_id(workflow_id)))).value
+
+
+def rerun_call(workflow_id: str) -> Call[WorkflowActionResponse]:
+    """The call that reruns one ingestion."""
+    return Call(
+        method="POST",
+        target=route_target(Route.INGESTION, workflow_id),
+        read=model_reader(WorkflowActionResponse, echo="workflow_id", expected=workflow_id),
+        accepted=lambda _answer: WorkflowActionResponse(workflow_id),
+        idempotent=False,
+        effect=True,
+        route=Route.INGESTION,
     )
-    return done.value
 
 
 async def wait_for_ingestion(
@@ -269,6 +270,7 @@ def watch_ingestions(
     deadline: float | None = None,
     interval: float | None = None,
     after: Mapping[str, WorkflowSummaryResponse] | None = None,
+    stays_open: bool = False,
 ) -> Watch[WorkflowSummaryResponse]:
     """Watch ingestions: every change once, and the end of each exactly once.
 
@@ -282,6 +284,7 @@ def watch_ingestions(
         deadline: How long to watch at most, in seconds.
         interval: Seconds between ticks at least. Default: half a second at first, up to 15 s later.
         after: For reruns: what was read before, by id. Only the outcome of a newer run is then taken.
+        stays_open: Whether to go on when all are over, for more that are added with ``watch.add``.
 
     Returns:
         A watch: ``async with`` it, and iterate ``StatusChange`` from it with ``async for``;
@@ -311,4 +314,5 @@ def watch_ingestions(
         pace=pace,
         after=after,
         is_newer=is_newer_run,
+        stays_open=stays_open,
     )

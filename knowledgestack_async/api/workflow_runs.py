@@ -19,6 +19,7 @@ from ._pollers import run_poller
 
 __all__ = [
     "CALLBACK_ERROR_LENGTH",
+    "callback_call",
     "delete_workflow_run",
     "get_workflow_run",
     "send_workflow_run_callback",
@@ -110,6 +111,14 @@ async def send_workflow_run_callback(
         OutcomeUnknown: No answer came; sending it again does no harm.
         RequestError: The call failed.
     """
+    call = callback_call(run_id, status, error, token)
+    return (await session.execute(call)).value
+
+
+def callback_call(
+    run_id: str | UUID, status: str, error: str | None, token: str | None = None
+) -> Call[WorkflowCallbackResponse]:
+    """The call that reports the outcome of a run; see ``send_workflow_run_callback``."""
     checked = check_id(run_id, "run_id")
     word = str(status)
     if word not in _OUTCOMES:
@@ -117,21 +126,18 @@ async def send_workflow_run_callback(
     if error is not None and word == "COMPLETED":
         raise ConfigurationError("error goes with FAILED only: a completed run has none")
     body = {"status": word} if error is None else {"status": word, "error": fit_error(error)}
-    done = await session.execute(
-        Call(
-            method="POST",
-            target=route_target(Route.RUN_CALLBACK, checked),
-            read=model_reader(WorkflowCallbackResponse),
-            accepted=lambda _answer: WorkflowCallbackResponse(),
-            body=encode_json(body),
-            effect=True,
-            priority=Priority.URGENT,
-            own_connection=True,
-            credential=None if token is None else check_credential(token, "token"),
-            exempt=True,
-        )
+    return Call(
+        method="POST",
+        target=route_target(Route.RUN_CALLBACK, checked),
+        read=model_reader(WorkflowCallbackResponse),
+        accepted=lambda _answer: WorkflowCallbackResponse(),
+        body=encode_json(body),
+        effect=True,
+        priority=Priority.URGENT,
+        own_connection=True,
+        credential=None if token is None else check_credential(token, "token"),
+        exempt=True,
     )
-    return done.value
 
 
 def fit_error(text: str) -> str:
@@ -166,7 +172,9 @@ async def wait_for_workflow_run(
         RequestError: The run can't be read.
     """
     checked = check_id(run_id, "run_id")
-    watch = watch_workflow_runs(session, [checked], deadline=session.deadline if deadline is None else deadline)
+    watch = watch_workflow_runs(
+        session, [checked], deadline=session.deadline if deadline is None else deadline
+    )
     return await wait_for_end(watch, f"workflow run {checked}", on_change)
 
 

@@ -6,7 +6,9 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -40,7 +42,41 @@ def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> N
         ctx.exit()
 
 
-app = Group(
+class OutputGone(Exception):
+    """Nobody reads what is printed. Not an OSError, which click would make an exit code of."""
+
+
+@contextmanager
+def _noticing_closed_pipes() -> Generator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise OutputGone from error
+
+
+class Root(Group):
+    """The root; click's own way with a closed pipe is the exit code 1, and here it is no error."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Read the arguments."""
+        with _noticing_closed_pipes():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with _noticing_closed_pipes():
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+
+
+app = Root(
     "ks-async",
     help=_HELP,
     epilog=_EPILOG,
@@ -86,8 +122,7 @@ def run(args: Sequence[str] | None = None) -> int:
     _be_tolerant()
     try:
         code = app.main(args, prog_name="ks-async", standalone_mode=False, obj=options)
-        sys.stdout.flush()
-    except BrokenPipeError:
+    except OutputGone:
         _forget_output()
         return Exit.DONE
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - it is said, in one place

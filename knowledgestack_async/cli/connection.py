@@ -55,7 +55,7 @@ def _read_key(options: Options) -> str:
     path = options.api_key_file
     assert path is not None  # noqa: S101 - what the only caller has checked
     try:
-        text = path.read_text(encoding="utf-8").strip()
+        text = path.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise click.UsageError(f"--api-key-file {path} can't be read: {reason}.") from error

@@ -42,26 +42,26 @@ def demo(options: Options, ingestions: int, seconds: float) -> Exit:
     The failed ones of 500 ingestions are found, run again, and watched until they are done,
     while one answer of twenty goes wrong. Needs no key and no server.
     """
+    return _sum_up(options.screen, asyncio.run(_tell(options.screen, ingestions, seconds)))
+
+
+async def _tell(screen: Screen, ingestions: int, seconds: float) -> Story:
     from knowledgestack_async.sandbox import Fault, Sandbox  # noqa: PLC0415 - slow, seldom used
 
-    async def whole() -> Exit:
-        sandbox = Sandbox(
-            ingestions=ingestions,
-            dialect="system-jobs",
-            pipeline_seconds=(seconds / 4, seconds),
-            rerun_outcomes=_OUTCOMES,
-            latency=0.02,
-            record=False,
-        )
-        sandbox.faults.add(Fault("status", status=503, probability=0.05))
-        async with sandbox, sandbox.session() as session:
-            story = Story(session, total=ingestions)
-            async with teller_for(options.screen, story):
-                await _play(session, story)
-            _sum_up(options.screen, story)
-        return Exit.DONE
-
-    return asyncio.run(whole())
+    sandbox = Sandbox(
+        ingestions=ingestions,
+        dialect="system-jobs",
+        pipeline_seconds=(seconds / 4, seconds),
+        rerun_outcomes=_OUTCOMES,
+        latency=0.02,
+        record=False,
+    )
+    sandbox.faults.add(Fault("status", status=503, probability=0.05))
+    async with sandbox, sandbox.session() as session:
+        story = Story(session, total=ingestions)
+        async with teller_for(screen, story).telling():
+            await _play(session, story)
+    return story
 
 
 async def _play(session: ks.Session, story: Story) -> None:
@@ -81,18 +81,21 @@ async def _play(session: ks.Session, story: Story) -> None:
     story.end()
 
 
-def _sum_up(screen: Screen, story: Story) -> None:
+def _sum_up(screen: Screen, story: Story) -> Exit:
     stats = story.session.stats
     screen.out("")
     screen.out(
         f"{len(story.failed):,} of {story.total:,} ingestions had failed and were run again: "
         f"{count_words(story.now.values()).replace('failed', 'failed again')}."
     )
+    if story.refused:
+        screen.out(f"{story.refused:,} could not be run again.")
     screen.out(
-        f"{stats.requests:,} requests in {story.seconds:.1f} s; {stats.retries:,} answers were 503, "
+        f"{stats.requests:,} requests in {story.steps[-1].ended:.1f} s; {stats.retries:,} answers were 503, "
         "and those requests were sent again."
     )
     screen.out("")
     screen.out("The same for your own, with KS_API_KEY and KS_BASE_URL set:")
     for line in _ON_YOUR_OWN:
         screen.out(f"  {line}")
+    return Exit.DONE

@@ -105,6 +105,9 @@ class Tally:
     def __len__(self) -> int:
         return self._counts.total()
 
+    def __contains__(self, code: Exit) -> bool:
+        return code in self._counts
+
     def add(self, code: Exit) -> None:
         """Count one."""
         self._counts[code] += 1

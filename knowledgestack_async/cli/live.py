@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -39,20 +39,12 @@ class LiveTeller(Teller):
         """Draw it."""
         self._live.update(self.draw(), refresh=True)
 
-    async def __aenter__(self) -> Self:
-        self._live.start()
-        return await super().__aenter__()
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            await super().__aexit__(exc_type, exc, traceback)
-        finally:
-            self._live.stop()
+    @asynccontextmanager
+    async def telling(self) -> AsyncGenerator[None]:
+        """Tell it while this block is played; what was drawn last stays."""
+        with self._live:
+            async with super().telling():
+                yield
 
     def draw(self) -> RenderableType:
         """The screen as it is now."""

@@ -37,6 +37,8 @@ class Outcome(Generic[T]):
 class Fan(Generic[T]):
     """Does something with each id, some at a time; used with ``async with``.
 
+    Once the key is refused it begins no more; what has begun comes to its end.
+
     Args:
         ids: The ids.
         work: What to do.
@@ -79,10 +81,6 @@ class Fan(Generic[T]):
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
 
-    def stop(self) -> None:
-        """Begin no more; what has begun comes to its end."""
-        self._rest = iter(())
-
     async def outcomes(self) -> AsyncIterator[Outcome[T]]:
         """What became of each id."""
         running, due = len(self._workers), 0
@@ -109,6 +107,8 @@ class Fan(Generic[T]):
             except Exception as error:  # noqa: BLE001 - whoever reads the outcomes looks at it
                 outcome = Outcome[T](id_, error=error)
             self.in_flight.discard(id_)
+            if isinstance(outcome.error, ks.Unauthorized):
+                self._rest = iter(())  # the key is refused: it would be for all others too
             self._arrived.put_nowait((place, outcome))
         self._arrived.put_nowait((-1, None))
 
@@ -141,9 +141,7 @@ async def for_each(
     try:
         async with fan:
             async for outcome in fan.outcomes():
-                tally.add(_tell(screen, outcome, show))
-                if isinstance(outcome.error, ks.Unauthorized):
-                    fan.stop()
+                tally.add(_tell(screen, outcome, show, tally))
     except asyncio.CancelledError:
         if acts:
             _tell_interrupted(screen, fan, tally)
@@ -154,13 +152,16 @@ async def for_each(
     return tally.code
 
 
-def _tell(screen: Screen, outcome: Outcome[T], show: Callable[[str, T], Exit]) -> Exit:
+def _tell(
+    screen: Screen, outcome: Outcome[T], show: Callable[[str, T], Exit], tally: Tally
+) -> Exit:
     error = outcome.error
     if error is None:
         return show(outcome.id, cast("T", outcome.value))
     if not isinstance(error, ks.KnowledgeStackError):
         raise error
-    screen.complain(explain(error))
+    if not isinstance(error, ks.Unauthorized) or Exit.AUTH not in tally:
+        screen.complain(explain(error))
     return exit_for(error)
 
 

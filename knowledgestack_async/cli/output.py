@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -45,7 +46,7 @@ class Shape:
         return cls(fields=names, columns=columns, id_field=id_field)
 
 
-class Printer:
+class Printer(ABC):
     """Prints records one by one; on leaving its block what it still holds, or what ends the text.
 
     Args:
@@ -59,11 +60,11 @@ class Printer:
         self._shape = shape
         self._fields = fields
 
+    @abstractmethod
     def write(self, record: Record) -> None:
         """Print one."""
-        raise NotImplementedError
 
-    def finish(self, *, is_whole: bool) -> None:
+    def finish(self, *, is_whole: bool) -> None:  # noqa: B027 - most hold nothing back
         """Print what is left; ``is_whole`` tells whether all went well."""
 
     def _selected(self, record: Record) -> Record:
@@ -156,18 +157,19 @@ class _Table(Printer):
         self._print_waiting()
 
     def _print_waiting(self) -> None:
-        if self._layout is None and self._waiting:
-            self._layout = Layout(
-                self._columns, self._waiting, self._screen.width, keep_empty=bool(self._fields)
-            )
-            self._screen.out(self._screen.style(self._layout.header(), bold=True))
+        if not self._waiting:
+            return
+        layout = self._layout or self._begin()
         for row in self._waiting:
-            self._print_row(row)
+            self._screen.out(layout.row(row, self._screen.style))
         self._waiting.clear()
 
-    def _print_row(self, row: Sequence[str]) -> None:
-        if self._layout is not None:
-            self._screen.out(self._layout.row(row, self._screen.style))
+    def _begin(self) -> Layout:
+        keep_empty = bool(self._fields)
+        layout = Layout(self._columns, self._waiting, self._screen.width, keep_empty=keep_empty)
+        self._screen.out(self._screen.style(layout.header(), bold=True))
+        self._layout = layout
+        return layout
 
 
 class _News(_Table):
@@ -241,7 +243,7 @@ def printer_for(
             return _Lines(screen, shape, fields)
         case "json":
             return (_One if single else _Array)(screen, shape, fields)
-        case "table":
+        case _:
             return _table_for(screen, shape, fields, view, ids)
 
 

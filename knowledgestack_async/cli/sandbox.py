@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["sandbox"]
 
+RUNS_TOLD = 4
+"""There is no route that lists runs, so some of their ids are told."""
+
 
 @click.command(
     cls=Command,
@@ -54,13 +57,18 @@ def sandbox(options: Options, /, output: str, **settings: Any) -> Exit:
     async def serve() -> None:
         async with Sandbox(dialect=spoken, record=False, **settings) as served:
             _introduce(options, served, output)
-            await asyncio.Event().wait()
+            await until_interrupted()
 
     try:
         asyncio.run(serve())
     except KeyboardInterrupt:
         options.screen.note("The sandbox is gone.")
     return Exit.DONE
+
+
+async def until_interrupted() -> None:
+    """Wait, for as long as it takes."""
+    await asyncio.Event().wait()
 
 
 def _introduce(options: Options, served: Sandbox, output: str) -> None:
@@ -73,6 +81,8 @@ def _introduce(options: Options, served: Sandbox, output: str) -> None:
     out(f"Key      {style(served.api_key, bold=True)}")
     out(f"Speaks   {served.dialect}")
     out(f"Holds    {len(served.store):,} ingestions, {served.runs:,} runs")
+    for run_id in served.store.runs.ids()[:RUNS_TOLD]:
+        out(f"Run      {run_id}  {served.store.get_run(run_id).status}")
     out("")
     out(f"export KS_BASE_URL={served.base_url}")
     out(f"export KS_API_KEY={served.api_key}")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
-from contextlib import suppress
-from types import TracebackType
-from typing import Self
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 
 import attrs
 
@@ -104,7 +104,7 @@ class Story:
             self.now[summary.workflow_id] = summary.status
 
 
-class Teller:
+class Teller(ABC):
     """Tells a story while its block is played.
 
     Args:
@@ -117,28 +117,22 @@ class Teller:
     def __init__(self, screen: Screen, story: Story) -> None:
         self.screen = screen
         self.story = story
-        self._task: asyncio.Task[None] | None = None
 
+    @abstractmethod
     def tell(self) -> None:
         """Tell how far it has come."""
-        raise NotImplementedError
 
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._go_on())
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._task is not None:
-            self._task.cancel()
+    @asynccontextmanager
+    async def telling(self) -> AsyncGenerator[None]:
+        """Tell it while this block is played, and how it ended unless it was cut short."""
+        task = asyncio.create_task(self._go_on())
+        try:
+            yield
+        finally:
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await self._task
-        if exc is None:
-            self.tell()
+                await task
+        self.tell()
 
     async def _go_on(self) -> None:
         while True:

@@ -7,6 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Any, cast
 
 __all__ = [
@@ -19,8 +20,8 @@ __all__ = [
     "full_time",
     "pad",
     "status_color",
-    "wrap",
     "width_of",
+    "wrap",
 ]
 
 _COLORS = {
@@ -67,14 +68,8 @@ def cut(text: str, width: int) -> str:
     """The text, with an ellipsis where it is wider than that."""
     if width_of(text) <= width:
         return text
-    kept = ""
-    left = width - 1
-    for char in text:
-        left -= _width_of_char(char)
-        if left < 0:
-            break
-        kept += char
-    return kept + "…"
+    taken = accumulate(map(_width_of_char, text))
+    return text[: sum(total < width for total in taken)] + "…"
 
 
 def pad(text: str, width: int) -> str:

@@ -96,9 +96,13 @@ def wait_for_each(
 
         fan = Fan(ids, wait_for, at_once=WAITS_AT_ONCE, in_order=False)
         with printer:
-            return await for_each(options, fan, show, activity=lambda: count_words(seen.values()))
+            return await for_each(options, fan, show, activity=lambda: _activity(seen))
 
     return run_with_session(options, whole)
+
+
+def _activity(seen: dict[str, str]) -> str:
+    return f"waiting: {count_words(seen.values()) or 'nothing seen yet'}"
 
 
 def _remember(seen: dict[str, str], id_: str) -> Callable[[Waited], None]:

@@ -1,0 +1,147 @@
+"""Before anything is sent: the targets written down, what they were like, and what a crash left open."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from datetime import UTC, datetime
+from uuid import UUID
+
+import attrs
+
+from ._baseline import Baseline
+from ._clock import Clock
+from ._journal import ItemState, Journal, JournalItem
+from ._poller import run_bounded
+from ._upstream import Upstream
+from .errors import NotFound
+from .models import WorkflowSummaryResponse
+
+__all__ = ["Source", "plan", "settle"]
+
+Target = str | UUID | WorkflowSummaryResponse
+Source = Iterable[Target] | AsyncIterable[Target]
+
+CHUNK = 1000
+PAGE = 100
+
+IsNewer = Callable[[WorkflowSummaryResponse, Baseline], bool]
+
+
+async def plan(journal: Journal, upstream: Upstream, source: Source) -> None:
+    """Write every target down, with what it was like before.
+
+    Raises:
+        ConfigurationError: An id can't be one; nothing was sent.
+        KnowledgeStackError: The targets, or what they are like, can't be read; nothing was sent.
+    """
+    chunk: list[tuple[str, Baseline | None]] = []
+    async for target in _each(source):
+        if isinstance(target, WorkflowSummaryResponse):
+            chunk.append((target.workflow_id, baseline_of(target)))
+        else:
+            chunk.append((upstream.check(target), None))
+        if len(chunk) == CHUNK:
+            await journal.add(chunk)
+            chunk = []
+    await journal.add(chunk)
+    await _find_baselines(journal, upstream)
+    await journal.finish_planning()
+
+
+def baseline_of(summary: WorkflowSummaryResponse) -> Baseline:
+    """What an ingestion is like now."""
+    return Baseline(
+        status=str(summary.status),
+        last_run_timestamp=summary.last_run_timestamp,
+        last_state_update_timestamp=summary.last_state_update_timestamp,
+        run_id=getattr(summary, "run_id", None),
+        document_version_id=summary.document_version_id,
+    )
+
+
+async def _each(source: Source) -> AsyncIterator[Target]:
+    if isinstance(source, AsyncIterable):
+        async for target in source:
+            yield target
+    else:
+        for target in source:
+            yield target
+
+
+async def _find_baselines(journal: Journal, upstream: Upstream) -> None:
+    """By a sweep of the list where that costs less, else one by one."""
+    bare = {item.workflow_id async for item in journal.items() if item.baseline is None}
+    if bare and len(bare) > await upstream.count() / PAGE:
+        found: dict[str, Baseline] = {}
+        async for summary in upstream.walk():
+            if summary.workflow_id in bare:
+                bare.discard(summary.workflow_id)
+                found[summary.workflow_id] = baseline_of(summary)
+                if len(found) == CHUNK:
+                    await journal.set_baselines(found)
+                    found = {}
+        await journal.set_baselines(found)
+
+    async def find(workflow_id: str) -> None:
+        try:
+            summary = await upstream.read(workflow_id)
+        except NotFound as error:
+            refused = JournalItem(
+                workflow_id=workflow_id,
+                state=ItemState.REFUSED,
+                code="not_found",
+                error=error.message,
+                request_id=error.request_id,
+            )
+            await journal.update([refused])
+        else:
+            await journal.set_baselines({workflow_id: baseline_of(summary)})
+
+    await run_bounded(find(one) for one in sorted(bare))
+
+
+async def settle(
+    journal: Journal,
+    upstream: Upstream,
+    is_newer: IsNewer,
+    *,
+    resend: bool,
+    settle_after: float,
+    clock: Clock,
+) -> None:
+    """Find out, where that can be proved, what came of reruns whose answer nobody read.
+
+    A run that is newer than the baseline means that one was accepted: ours, or somebody else's since.
+    All else stays unknown; with ``resend`` it is planned again, once it had ``settle_after`` seconds
+    to show.
+    """
+    open_items = [item async for item in journal.items(ItemState.SENDING, ItemState.UNKNOWN)]
+
+    async def look(item: JournalItem) -> JournalItem:
+        if item.baseline is not None:
+            try:
+                if is_newer(await upstream.read(item.workflow_id), item.baseline):
+                    return attrs.evolve(item, state=ItemState.ACCEPTED, code=None, error=None)
+            except NotFound as gone:
+                return attrs.evolve(item, state=ItemState.UNKNOWN, error=gone.message)
+        reason = item.error or "the answer was never read"
+        return attrs.evolve(item, state=ItemState.UNKNOWN, error=reason)
+
+    async def settle_one(item: JournalItem) -> None:
+        settled = await look(item)
+        if settled.state is ItemState.UNKNOWN and resend:
+            await _let_it_show(item, settle_after, clock)
+            settled = await look(item)
+            if settled.state is ItemState.UNKNOWN:
+                settled = attrs.evolve(settled, state=ItemState.PLANNED, error=None)
+        await journal.update([settled])
+
+    await run_bounded(settle_one(item) for item in open_items)
+
+
+async def _let_it_show(item: JournalItem, settle_after: float, clock: Clock) -> None:
+    age = 0.0
+    if item.changed_at is not None:
+        age = (datetime.now(UTC) - item.changed_at).total_seconds()
+    if age < settle_after:
+        await clock.sleep(settle_after - max(0.0, age))

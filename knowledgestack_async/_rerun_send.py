@@ -1,0 +1,320 @@
+"""Sending what is planned: claimed, marked, sent, written down; paused while the server is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import attrs
+
+from ._clock import Clock
+from ._journal import ItemState, Journal, JournalItem
+from ._retry import Chance
+from ._upstream import BulkAnswer, Upstream
+from .errors import (
+    BadRequest,
+    ConfigurationError,
+    ConnectionFailed,
+    DeadlineExceeded,
+    KnowledgeStackError,
+    NotFound,
+    OutcomeUnknown,
+    QuotaExceeded,
+    RequestError,
+    ResponseError,
+    ServiceUnavailable,
+    SessionError,
+    TooManyRequests,
+    Unauthorized,
+    UnprocessableEntity,
+)
+
+__all__ = ["Sender"]
+
+BULK_STATUSES = frozenset({"failed", "cancelled", "quota_limit"})
+"""What a bulk rerun takes as a single one does: completed ones are refused there."""
+
+
+class Sender:
+    """Sends the planned items of a journal.
+
+    Args:
+        journal: Where they are.
+        upstream: What to call.
+        clock: Where time comes from.
+        chance: Where jitter comes from.
+        concurrency: How many single reruns are on their way at a time.
+        rate: The most reruns a second.
+        most_running: The most workflows that may be running on the server's side.
+        follows: Whether somebody says when they end.
+        on_done: Told each item with its outcome.
+    """
+
+    BULK_AT_A_TIME = 2
+    LONGEST_PAUSE = 2.0
+    STRIKES = 8
+    """So many failures in a row, with no success between them, look like an outage."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        upstream: Upstream,
+        clock: Clock,
+        chance: Chance,
+        *,
+        concurrency: int,
+        rate: float | None,
+        most_running: int | None,
+        follows: bool,
+        on_done: Callable[[JournalItem], Awaitable[None]],
+    ) -> None:
+        self._journal = journal
+        self._upstream = upstream
+        self._clock = clock
+        self._chance = chance
+        self._concurrency = concurrency
+        self._gap = 0.0 if rate is None else 1 / rate
+        self._most_running = most_running
+        self._follows = follows
+        self._on_done = on_done
+        self._slots = asyncio.Semaphore(concurrency)
+        self._bulk_slots = asyncio.Semaphore(self.BULK_AT_A_TIME)
+        self._changed = asyncio.Event()
+        self._go = asyncio.Event()
+        self._go.set()
+        self._next_at = float("-inf")
+        self._busy = 0
+        self._left: int | None = None
+        self._strikes = 0
+        self._singly: set[str] = set()
+        self.running = 0
+        self.paused_by: str | None = None
+        self.stopped_by: str | None = None
+
+    def stop(self, why: str) -> None:
+        """Send nothing more."""
+        self.stopped_by = self.stopped_by or why
+        self._go.set()
+        self._changed.set()
+
+    def started(self) -> None:
+        """A workflow that an earlier go of the job started is running."""
+        self.running += 1
+
+    def ended(self) -> None:
+        """A workflow that was started is over."""
+        self.running -= 1
+        self._changed.set()
+
+    async def send(self, most: int | None = None) -> None:
+        """Send what is planned, or so many of it, until none is left or it is stopped.
+
+        There are twice as many workers as may send at a time, so that writing down and sending don't
+        wait for each other.
+        """
+        self._left = most
+        async with asyncio.TaskGroup() as group:
+            for _ in range(2 * self._concurrency):
+                group.create_task(self._work())
+
+    async def _work(self) -> None:
+        while self.stopped_by is None:
+            await self._go.wait()
+            bulk = self._upstream.bulk_limit
+            async with self._bulk_slots if bulk else nullcontext():
+                room = self._room(bulk or 1)
+                found = await self._claim_and_send(room) if room else 0
+            if found:
+                continue
+            is_finished = room > 0 or self._left == 0
+            if is_finished and self._busy == 0:
+                self._changed.set()
+                return
+            if self.stopped_by is None:
+                self._changed.clear()
+                await self._changed.wait()
+
+    def _room(self, most: int) -> int:
+        """How many items may be claimed now."""
+        if self.stopped_by is not None:
+            return 0
+        if self._left is not None:
+            most = min(most, self._left)
+        if self._most_running is not None:
+            most = min(most, self._most_running - self.running)
+        return max(0, most)
+
+    async def _claim_and_send(self, room: int) -> int:
+        self._busy += 1
+        self._reserve(room)
+        try:
+            await self._keep_pace(room)
+            items = await self._journal.claim(room)
+            self._reserve(len(items) - room)
+            if items:
+                await self._send(items)
+            return len(items)
+        finally:
+            self._busy -= 1
+            self._changed.set()
+
+    def _reserve(self, count: int) -> None:
+        self.running += count
+        if self._left is not None:
+            self._left -= count
+
+    async def _keep_pace(self, count: int) -> None:
+        if self._gap:
+            now = self._clock.now()
+            begin = max(now, self._next_at)
+            self._next_at = begin + self._gap * count
+            if begin > now:
+                await self._clock.sleep(begin - now)
+
+    async def _send(self, items: Sequence[JournalItem]) -> None:
+        together = [item for item in items if self._goes_in_bulk(item)]
+        alone = [item for item in items if not self._goes_in_bulk(item)]
+        if together:
+            await self._send_bulk(together)
+        if alone:
+            await asyncio.gather(*(self._send_one(item) for item in alone))
+
+    def _goes_in_bulk(self, item: JournalItem) -> bool:
+        """Whether a bulk rerun means the same for it as a single one."""
+        baseline = item.baseline
+        return (
+            self._upstream.bulk_limit is not None
+            and baseline is not None
+            and baseline.document_version_id is not None
+            and baseline.status in BULK_STATUSES
+            and item.workflow_id not in self._singly
+        )
+
+    async def _send_one(self, item: JournalItem) -> None:
+        async with self._slots:
+            try:
+                accepted = await self._upstream.rerun(item.workflow_id)
+            except KnowledgeStackError as error:
+                await self._conclude([item], error)
+                return
+        tries = item.tries - 1 + accepted.tries
+        request_id = accepted.request_id
+        await self._settle([attrs.evolve(item, tries=tries, request_id=request_id, **_ACCEPTED)])
+
+    async def _send_bulk(self, items: Sequence[JournalItem]) -> None:
+        versions = {_version(item): item for item in items}
+        try:
+            answer = await self._upstream.rerun_many(list(versions))
+        except (BadRequest, UnprocessableEntity, NotFound):
+            # Nothing acted: one of them can't be in a bulk rerun, or the server has none after all.
+            self._singly |= {item.workflow_id for item in items}
+            await asyncio.gather(*(self._send_one(item) for item in items))
+        except KnowledgeStackError as error:
+            await self._conclude(items, error)
+        else:
+            await self._settle([_in_bulk(versions[one], one, answer) for one in versions])
+
+    async def _conclude(self, items: Sequence[JournalItem], error: KnowledgeStackError) -> None:
+        """Write down what an error means for the items that it came for."""
+        state = _state_after(error)
+        tries, code, reason = 1, None, str(error)
+        if isinstance(error, RequestError):
+            tries, reason = error.tries, error.message
+            code = error.code or (str(error.status) if error.status else None)
+        concluded = [
+            attrs.evolve(
+                item,
+                state=state,
+                tries=item.tries - 1 + tries,
+                request_id=getattr(error, "request_id", None),
+                code=code,
+                error=reason,
+            )
+            for item in items
+        ]
+        if isinstance(error, QuotaExceeded):
+            self.stop("a quota is used up")
+        elif isinstance(error, Unauthorized | SessionError):
+            self.stop(str(error))
+        await self._settle(concluded)
+        if state in {ItemState.PLANNED, ItemState.UNKNOWN} and self.stopped_by is None:
+            self._strikes += 1
+            is_away = isinstance(error, ConnectionFailed) or self._upstream.is_exhausted
+            if is_away or self._strikes >= self.STRIKES:
+                await self._pause(reason)
+
+    async def _settle(self, items: Sequence[JournalItem]) -> None:
+        """Write down where items are now, and tell of those that have their outcome."""
+        await self._journal.update(items)
+        for item in items:
+            if item.state is ItemState.ACCEPTED:
+                self._strikes = 0
+            if item.state is ItemState.PLANNED:
+                self._reserve(-1)
+            elif item.state is not ItemState.ACCEPTED or not self._follows:
+                self.running -= 1
+            if item.state is not ItemState.PLANNED:
+                await self._on_done(item)
+        self._changed.set()
+
+    async def _pause(self, why: str) -> None:
+        """Hold everybody back until the server answers again; one asks, the others wait."""
+        if self.paused_by is not None:
+            return
+        self.paused_by = why
+        self._go.clear()
+        wait = 0.25 * 2 ** min(self._strikes, 3)
+        try:
+            while self.stopped_by is None:
+                await self._clock.sleep(
+                    min(wait, self.LONGEST_PAUSE) * (0.75 + self._chance.random() / 2)
+                )
+                wait *= 2
+                if await self._is_back():
+                    return
+        finally:
+            self.paused_by = None
+            self._go.set()
+
+    async def _is_back(self) -> bool:
+        try:
+            await self._upstream.count()
+        except (Unauthorized, QuotaExceeded, SessionError) as error:
+            self.stop(str(error))
+        except KnowledgeStackError:
+            return False
+        return True
+
+
+_ACCEPTED: Mapping[str, Any] = {"state": ItemState.ACCEPTED, "code": None, "error": None}
+
+
+def _version(item: JournalItem) -> str:
+    version = None if item.baseline is None else item.baseline.document_version_id
+    return version or item.workflow_id
+
+
+def _in_bulk(item: JournalItem, version_id: str, answer: BulkAnswer) -> JournalItem:
+    told = attrs.evolve(item, request_id=answer.request_id)
+    if version_id in answer.succeeded:
+        return attrs.evolve(told, **_ACCEPTED)
+    reason = answer.failed.get(version_id)
+    if reason is not None:
+        return attrs.evolve(told, state=ItemState.REFUSED, code=reason, error=reason)
+    unknown = "the answer to the bulk rerun doesn't name it"
+    return attrs.evolve(told, state=ItemState.UNKNOWN, error=unknown)
+
+
+def _state_after(error: KnowledgeStackError) -> ItemState:
+    """Where an error leaves an item."""
+    if isinstance(error, OutcomeUnknown):
+        return ItemState.UNKNOWN
+    if isinstance(error, TooManyRequests | ServiceUnavailable | Unauthorized):
+        return ItemState.PLANNED
+    if isinstance(error, ConnectionFailed | DeadlineExceeded | SessionError):
+        return ItemState.PLANNED
+    if isinstance(error, ConfigurationError):
+        return ItemState.FAILED
+    return ItemState.REFUSED if isinstance(error, ResponseError) else ItemState.UNKNOWN

@@ -1,0 +1,308 @@
+"""Reruns in bulk, on a journal: killed at any moment, it is known what ran.
+
+What is meant is written down before anything is sent, and that it is being sent before the first
+byte goes out. What was being sent when the process died, or whose answer was lost, is unknown until a
+newer run proves that it acted; it is sent again only if the user says so.
+
+Knows no HTTP: it is handed what it calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from types import TracebackType
+from typing import Any, Self
+
+import attrs
+
+from ._checks import check_count, check_seconds
+from ._clock import Clock
+from ._journal import ItemState, Journal, JournalItem
+from ._rerun_plan import IsNewer, Source, plan, settle
+from ._rerun_send import Sender
+from ._retry import Chance
+from ._upstream import Upstream
+from .errors import ConfigurationError, SessionError
+from .models import WorkflowSummaryResponse
+from .rerun_report import RerunOutcome, RerunProgress, RerunReport
+from .watching import Watch
+
+__all__ = ["RerunJob", "RerunSettings", "Source"]
+
+
+@attrs.frozen(kw_only=True)
+class RerunSettings:
+    """How a job is run; see ``rerun_ingestions``."""
+
+    wait: bool = False
+    concurrency: int = 50
+    max_in_flight: int | None = None
+    rate: float | None = None
+    canary: int = 0
+    abort_over: float = 0.2
+    resend_unknown: bool = False
+    settle_after: float = 30.0
+
+    def __attrs_post_init__(self) -> None:
+        check_count(self.concurrency, "concurrency")
+        if self.max_in_flight is not None:
+            check_count(self.max_in_flight, "max_in_flight")
+        if self.rate is not None:
+            check_seconds(self.rate, "rate")
+        if self.canary:
+            check_count(self.canary, "canary")
+        check_seconds(self.settle_after, "settle_after", or_zero=True)
+        if not 0 <= self.abort_over <= 1:
+            raise ConfigurationError(f"abort_over must be from 0 to 1, not {self.abort_over!r}")
+
+    @property
+    def defining(self) -> dict[str, Any]:
+        """What a job can't change when it is resumed; its pace it can."""
+        return {"wait": self.wait, "canary": self.canary, "abort_over": self.abort_over}
+
+    @property
+    def follows(self) -> bool:
+        """Whether workflows are followed to their end."""
+        return self.wait or self.max_in_flight is not None or self.canary > 0
+
+
+class RerunJob:
+    """A bulk rerun; see ``rerun_ingestions``.
+
+    Use it with ``async with``: ``async for`` gives outcomes as they come, ``finish()`` runs it to its
+    end without looking. Leaving the block early stops it: what is on its way is waited for, the rest
+    stays planned, and the same call with the same journal goes on.
+    """
+
+    WAITING_OUTCOMES = 1000
+    PUBLISH_EVERY = 1.0
+    RATE_WINDOW = 30.0
+
+    def __init__(
+        self,
+        journal: Journal,
+        upstream: Upstream,
+        source: Source,
+        settings: RerunSettings,
+        is_newer: IsNewer,
+        *,
+        clock: Clock,
+        chance: Chance,
+    ) -> None:
+        self._journal = journal
+        self._upstream = upstream
+        self._source = source
+        self._settings = settings
+        self._is_newer = is_newer
+        self._clock = clock
+        self._outcomes: asyncio.Queue[RerunOutcome | None] = asyncio.Queue(self.WAITING_OUTCOMES)
+        self._sender = Sender(
+            journal,
+            upstream,
+            clock,
+            chance,
+            concurrency=settings.concurrency,
+            rate=settings.rate,
+            most_running=settings.max_in_flight,
+            follows=settings.follows,
+            on_done=self._note,
+        )
+        self._watch: Watch[WorkflowSummaryResponse] | None = None
+        self._canary_good = 0
+        self._canary_bad = 0
+        self._followed: dict[str, JournalItem] = {}
+        self._all_ended = asyncio.Event()
+        self._work: asyncio.Task[None] | None = None
+        self._is_exhausted = False
+        self._counts: Counter[ItemState] = Counter()
+        self._endings: deque[float] = deque()
+        self._began_at = 0.0
+        self._published_at = float("-inf")
+        self._report: RerunReport | None = None
+
+    async def __aenter__(self) -> Self:
+        self._began_at = self._clock.now()
+        await self._journal.open(self._upstream.server, self._settings.defining)
+        self._work = asyncio.get_running_loop().create_task(self._run())
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        work, self._work = self._work, None
+        if work is None:
+            return
+        if not work.done():
+            self._sender.stop("it was left before its end")
+        self._all_ended.set()
+        try:
+            while not work.done():
+                # What is on its way ends by itself; nobody reads outcomes any more, so make room.
+                while not self._outcomes.empty():
+                    self._outcomes.get_nowait()
+                await asyncio.wait([work], timeout=0.05)
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+            self._report = await self._read_report()
+            self._publish(is_over=True)
+            await self._journal.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> RerunOutcome:
+        if self._work is None:
+            raise SessionError("use a bulk rerun with 'async with', and iterate inside of it")
+        if self._is_exhausted:
+            raise StopAsyncIteration
+        outcome = await self._outcomes.get()
+        if outcome is not None:
+            return outcome
+        self._is_exhausted = True
+        await self._work  # what ended it comes up here
+        self._report = await self._read_report()
+        raise StopAsyncIteration
+
+    async def finish(self) -> RerunReport:
+        """Run to the end without looking at outcomes one by one."""
+        async for _ in self:
+            pass
+        return self.report
+
+    @property
+    def report(self) -> RerunReport:
+        """What came of the job; there once its end was reached or its block was left.
+
+        Raises:
+            SessionError: It is still running.
+        """
+        if self._report is None:
+            raise SessionError("the report is there once the job has ended or its block was left")
+        return self._report
+
+    @property
+    def progress(self) -> RerunProgress:
+        """Where it is now."""
+        now = self._clock.now()
+        while self._endings and self._endings[0] < now - self.RATE_WINDOW:
+            self._endings.popleft()
+        span = min(self.RATE_WINDOW, now - self._began_at)
+        rate = len(self._endings) / span if span > 0 else 0.0
+        total = sum(self._counts.values())
+        left = self._counts[ItemState.PLANNED] + self._counts[ItemState.SENDING]
+        left += len(self._followed) if self._settings.wait else 0
+        return RerunProgress(
+            counts={str(state): count for state, count in self._counts.items() if count},
+            total=total,
+            done=total - left,
+            in_flight=self._sender.running,
+            rate=rate,
+            eta=left / rate if rate else None,
+            paused=self._sender.paused_by,
+            elapsed=now - self._began_at,
+        )
+
+    async def _run(self) -> None:
+        try:
+            if not await self._journal.is_planned():
+                await plan(self._journal, self._upstream, self._source)
+            settings = self._settings
+            await settle(
+                self._journal,
+                self._upstream,
+                self._is_newer,
+                resend=settings.resend_unknown,
+                settle_after=settings.settle_after,
+                clock=self._clock,
+            )
+            self._counts = Counter(await self._journal.counts())
+            if settings.follows:
+                async with self._upstream.follow() as self._watch, asyncio.TaskGroup() as group:
+                    following = group.create_task(self._follow(self._watch))
+                    await self._send_and_wait()
+                    following.cancel()
+            else:
+                await self._sender.send()
+        finally:
+            await self._outcomes.put(None)
+
+    async def _send_and_wait(self) -> None:
+        if self._settings.wait:
+            async for item in self._journal.items(ItemState.ACCEPTED):
+                if item.outcome is None:
+                    self._start_following(item)
+                    self._sender.started()
+        if self._settings.canary:
+            await self._sender.send(self._settings.canary)
+            await self._all_have_ended()
+            self._judge_canary()
+        await self._sender.send()
+        if self._settings.wait:
+            await self._all_have_ended()
+
+    def _judge_canary(self) -> None:
+        sent = self._canary_good + self._canary_bad
+        if sent and self._canary_bad > self._settings.abort_over * sent:
+            self._sender.stop(f"{self._canary_bad} of the first {sent} failed again")
+
+    async def _all_have_ended(self) -> None:
+        while self._followed and self._sender.stopped_by is None:
+            self._all_ended.clear()
+            await self._all_ended.wait()
+
+    def _start_following(self, item: JournalItem) -> None:
+        self._followed[item.workflow_id] = item
+        if self._watch is not None:
+            self._watch.add(item.workflow_id, item.baseline)
+
+    async def _note(self, item: JournalItem) -> None:
+        """An item has an outcome, or was accepted and is followed to its end."""
+        self._counts[ItemState.PLANNED] -= 1
+        self._counts[item.state] += 1
+        accepted = item.state is ItemState.ACCEPTED
+        if accepted and self._settings.follows:
+            self._start_following(item)
+        if not accepted:
+            self._canary_bad += 1
+        if not (accepted and self._settings.wait):
+            await self._emit(item)
+
+    async def _follow(self, watch: Watch[WorkflowSummaryResponse]) -> None:
+        async for change in watch:
+            item = self._followed.get(change.workflow_id)
+            if item is None or not change.is_final:
+                continue
+            good = change.current == "completed"
+            self._canary_good += good
+            self._canary_bad += not good
+            if self._settings.wait:
+                state = change.state
+                ended = attrs.evolve(
+                    item,
+                    outcome=change.current or "missing",
+                    error=None if good or state is None else state.error,
+                )
+                await self._journal.update([ended])
+                await self._emit(ended)
+            del self._followed[change.workflow_id]
+            self._sender.ended()
+            self._all_ended.set()
+
+    async def _emit(self, item: JournalItem) -> None:
+        self._endings.append(self._clock.now())
+        if self._clock.now() - self._published_at >= self.PUBLISH_EVERY:
+            self._publish(is_over=False)
+        await self._outcomes.put(RerunOutcome.of(item))
+
+    def _publish(self, *, is_over: bool) -> None:
+        self._published_at = self._clock.now()
+        self._journal.publish({"is_over": is_over, **attrs.asdict(self.progress)})
+
+    async def _read_report(self) -> RerunReport:
+        items = [item async for item in self._journal.items()]
+        return RerunReport.of(items, stopped_by=self._sender.stopped_by, keep_items=True)

@@ -1,0 +1,194 @@
+"""Every command as a process of its own: between pipes, and on a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+
+import click
+import pytest
+from test_cli_support import KEY, PROGRAM, Terminal, environment, in_pipe, on_terminal, served
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A sandbox for all of this; each test takes ids that no other one changes."""
+    with served(dialect="system-jobs", pipeline_seconds=(0.05, 0.1), ingestions=200) as sandbox:
+        yield sandbox
+
+
+def run_id(server, status, place=0):
+    book = server.store.runs
+    return [id_ for id_ in book.ids() if book.get(id_).status == status][place]
+
+
+def test_list(server):
+    env = environment(server)
+    ids = list(server.store.ids())
+    piped = in_pipe(["ingestions", "list", "--output", "ndjson"], env)
+    assert (piped.code, piped.err) == (0, "")
+    assert [json.loads(line)["workflow_id"] for line in piped.out.splitlines()] == ids
+    for width in (80, 140):
+        shown = on_terminal(["ingestions", "list", "--limit", "30"], env, width)
+        assert shown.code == 0
+        assert "\x1b[32mcompleted" in shown.out
+        lines = re.sub(r"\r?\x1b\[2K[^\n]*\r\x1b\[2K", "", shown.out)
+        plain = click.unstyle(lines).splitlines()
+        assert all(len(line) <= width for line in plain)
+        assert [line.split()[0] for line in plain[1:]] == ids[:30]
+
+
+def test_a_reader_that_leaves_is_no_error(server):
+    line = [*PROGRAM, "ingestions", "list", "--output", "ndjson"]
+    with subprocess.Popen(  # noqa: S603 - this very program
+        line, env=environment(server), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as listing:
+        assert json.loads(listing.stdout.readline())
+        listing.stdout.close()
+        assert (listing.wait(20), listing.stderr.read()) == (0, "")
+
+
+def test_get(server):
+    id_ = server.store.ids("failed")[0]
+    piped = in_pipe(
+        ["ingestions", "get", "-", "nope", "--output", "json"], environment(server), id_
+    )
+    assert piped.code == 3
+    assert json.loads(piped.out)[0]["workflow_id"] == id_
+    assert "nope not found" in piped.err
+    shown = on_terminal(["ingestions", "get", id_], environment(server))
+    assert shown.code == 0
+    assert f"workflow_id:                 {id_}" in shown.out
+
+
+def test_rerun_and_wait(server):
+    first, second, third = server.store.ids("failed")[3:6]
+    refused = in_pipe(["ingestions", "rerun", first], environment(server))
+    assert (refused.code, refused.out) == (2, "")
+    assert "--yes" in refused.err
+    piped = in_pipe(["ingestions", "rerun", first, second, "--yes"], environment(server))
+    assert piped.code == 0
+    assert {line.split("\t")[0] for line in piped.out.splitlines()[1:]} == {first, second}
+    asked = Terminal(["ingestions", "rerun", third], environment(server))
+    asked.read_until("Run 1 ingestion again? [y/N]")
+    asked.type("y\n")
+    result = asked.end()
+    assert result.code == 0
+    assert f"{third}  rerun" in result.out
+    waited = in_pipe(["ingestions", "wait", first, "--output", "ids"], environment(server))
+    assert (waited.code, waited.out) == (0, f"{first}\n")
+
+
+def test_an_interruption_is_130_without_a_traceback(server):
+    server.store.set_status(id_ := server.store.ids("failed")[8], "processing")
+    waiting = Terminal(["ingestions", "wait", id_], environment(server))
+    waiting.read_until("waiting: 1 processing")
+    os.killpg(waiting.process.pid, signal.SIGINT)
+    result = waiting.end()
+    assert result.code == 130
+    assert "Interrupted." in result.out
+    assert "Traceback" not in result.out
+
+
+def test_status_and_cancel(server):
+    open_, over = server.store.ids("failed")[9:11]
+    server.store.set_status(open_, "processing")
+    piped = in_pipe(["workflows", "status", open_, over], environment(server))
+    assert piped.code == 0
+    assert [line.split("\t")[1] for line in piped.out.splitlines()[1:]] == ["RUNNING", "FAILED"]
+    shown = on_terminal(["workflows", "status", open_], environment(server))
+    assert "\x1b[36mRUNNING" in shown.out
+    cancelled = in_pipe(["workflows", "cancel", open_, over, "--yes"], environment(server))
+    assert cancelled.code == 1
+    assert open_ in cancelled.out
+    assert "is over" in cancelled.err
+    kept = Terminal(["workflows", "cancel", over], environment(server))
+    kept.read_until("Cancel 1 workflow?")
+    kept.type("n\n")
+    assert kept.end().code == 1
+
+
+def test_runs(server):
+    env = environment(server)
+    running, failed = run_id(server, "RUNNING", 1), run_id(server, "FAILED", 1)
+    shown = on_terminal(["runs", "get", failed], env)
+    assert (shown.code, f"id:                     {failed}" in shown.out) == (0, True)
+    waited = in_pipe(["runs", "wait", failed, "--output", "ndjson"], env)
+    assert (waited.code, json.loads(waited.out)["status"]) == (1, "FAILED")
+    report = ["runs", "callback", running, "--status", "FAILED", "--error-file", "-"]
+    reported = in_pipe(
+        [*report, "--token-env", "TOKEN"], env | {"TOKEN": server.run_token(running)}, "why"
+    )
+    assert (reported.code, reported.err) == (0, "")
+    assert server.store.get_run(running).error == "why"
+    asked = Terminal(["runs", "delete", failed], env)
+    asked.read_until("is not cancelled by that. [y/N]")
+    asked.type("y\n")
+    assert asked.end().code == 0
+    gone = in_pipe(["runs", "delete", failed, "--yes"], env)
+    assert (gone.code, gone.out) == (3, "")
+    assert "Error: " in gone.err
+
+
+def test_doctor(server):
+    piped = in_pipe(["doctor"], environment(server))
+    assert (piped.code, piped.err) == (0, "")
+    assert piped.out.count("✓") == 7
+    alone = in_pipe(["doctor"], environment())
+    assert (alone.code, alone.err) == (2, "")
+    shown = on_terminal(["--sandbox", "doctor"], environment())
+    assert shown.code == 0
+    assert "\x1b[32m✓" in shown.out
+
+
+def test_wrong_keys_and_usage(server):
+    env = environment(server, KS_API_KEY="sk-user-other")
+    wrong = in_pipe(["ingestions", "list", "--dialect", "system-jobs"], env | {"KS_API_KEY": "x"})
+    assert (wrong.code, wrong.out) == (4, "")
+    assert len(wrong.err.splitlines()) == 2
+    usage = on_terminal(["ingestions", "list", "--limit", "x"], env)
+    assert usage.code == 2
+    assert KEY not in usage.out
+
+
+def test_sandbox(server):
+    serving = Terminal(["sandbox", "--ingestions", "5"], environment())
+    serving.read_until("Ctrl-C ends it.")
+    exports = dict(re.findall(r"export (\w+)=(\S+)", serving.text))
+    listed = in_pipe(["ingestions", "list", "--output", "ids"], environment() | exports)
+    assert (listed.code, len(listed.out.split())) == (0, 5)
+    os.killpg(serving.process.pid, signal.SIGINT)
+    assert serving.end().code == 0
+    with subprocess.Popen(  # noqa: S603 - this very program
+        [*PROGRAM, "sandbox", "--output", "json"],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as piped:
+        assert json.loads(piped.stdout.readline())["base_url"].startswith("http://127.0.0.1:")
+        piped.send_signal(signal.SIGINT)
+        assert piped.wait(20) == 0
+
+
+def test_demo():
+    args = ["demo", "--ingestions", "50", "--seconds", "0.5"]
+    piped = in_pipe(args, environment())
+    assert (piped.code, piped.err) == (0, "")
+    assert "\x1b" not in piped.out
+    assert "15 of 50 ingestions had failed and were run again" in piped.out
+    shown = on_terminal(args, environment())
+    assert shown.code == 0
+    assert "━" in shown.out
+    assert "15 of 15 done" in click.unstyle(shown.out)
+
+
+def test_completion():
+    piped = in_pipe(["completion", "bash"], environment())
+    assert (piped.code, piped.err) == (0, "")
+    assert piped.out.startswith("eval ")
+    words = {"COMP_WORDS": "ks-async ing", "COMP_CWORD": "1", "_KS_ASYNC_COMPLETE": "bash_complete"}
+    assert in_pipe([], environment() | words).out == "plain,ingestions\n"
+    assert on_terminal(["completion", "fish"], environment()).code == 0
