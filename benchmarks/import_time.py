@@ -46,7 +46,7 @@ QUESTION = Question(
         Goal("ksapi 1.67.0", by="knowledgestack-async"),
     ],
     rounds=21,
-    quick_rounds=7,
+    quick_rounds=5,
 )
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import importlib
 import json
 import os
 import platform
-import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -49,7 +48,7 @@ def read_arguments() -> argparse.Namespace:
 
 def describe_machine() -> dict[str, Any]:
     """What it was measured on."""
-    packages = ("aiohttp", "attrs", "cattrs", "msgspec", "knowledgestack-async")
+    packages = ("aiohttp", "attrs", "cattrs", "msgspec", "uvloop")
     return {
         "processor": find_processor(),
         "cores": os.cpu_count(),
@@ -89,7 +88,6 @@ def main() -> None:
     (arguments.results / "results.json").write_text(json.dumps(record, indent=1) + "\n")
     tables = "\n".join(make_table(told) for told in results.values())
     (arguments.results / "table.md").write_text(tables)
-    sys.exit(0)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,10 @@ with no check that anything is missing or comes twice.
 from __future__ import annotations
 
 import asyncio
-import resource
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from pathlib import Path
 
 from measure import Contender, Facts, Goal, Question, take_turn
 from servers import raw_server
@@ -19,45 +18,55 @@ from servers import raw_server
 PAGE = 100
 KEY = "sk-user-benchmark"
 HEADERS = {"Authorization": f"Bearer {KEY}", "Accept": "application/json"}
-Walk = Callable[[str, int], AsyncIterator[object]]
+Walk = Callable[[str, int], AbstractAsyncContextManager[AsyncIterator[object]]]
 
 
 def most_memory() -> float:
-    """The most memory that this process has had, in MiB."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    """The most memory that this process has had, in MiB.
+
+    Linux's own count: the one of getrusage begins with what the process that started this one had.
+    """
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 2**10
 
 
-async def ours(url: str, count: int) -> AsyncIterator[object]:
+@asynccontextmanager
+async def ours(url: str, count: int) -> AsyncIterator[AsyncIterator[object]]:
     import knowledgestack_async as ks
 
     async with (
         ks.Session(KEY, url, dialect="system-jobs") as session,
         ks.iter_ingestion_workflows(session, limit=count) as walk,
     ):
-        async for item in walk:
-            yield item
+        yield walk
 
 
-async def floor(url: str, count: int) -> AsyncIterator[object]:
+@asynccontextmanager
+async def floor(url: str, count: int) -> AsyncIterator[AsyncIterator[object]]:
     import aiohttp
     from floor import make_page_decoder
 
     decode = make_page_decoder()
-    async with aiohttp.ClientSession(headers=HEADERS) as session:
+    listed = f"{url}/v1/system-jobs/document_versions?limit={PAGE}&offset="
+
+    async def walk(session: aiohttp.ClientSession) -> AsyncIterator[object]:
         for offset in range(0, count, PAGE):
-            query = f"?limit={PAGE}&offset={offset}"
-            async with session.get(f"{url}/v1/system-jobs/document_versions{query}") as response:
+            async with session.get(f"{listed}{offset}") as response:
                 for item in decode(await response.read()).items:
                     yield item
+
+    async with aiohttp.ClientSession(headers=HEADERS) as session:
+        yield walk(session)
 
 
 async def count_items(walk: Walk, url: str, count: int) -> float:
     """Walk, and tell the CPU seconds that it took."""
     cpu = time.process_time()
     seen = 0
-    async for _ in walk(url, count):
-        seen += 1
+    async with walk(url, count) as items:
+        async for _ in items:
+            seen += 1
     assert seen == count, seen
     return time.process_time() - cpu
 

@@ -194,7 +194,8 @@ class Spool:
                 await self._do_all()
         if job.problem is not None:
             raise job.problem
-        return job.result
+        result: T = job.result
+        return result
 
     async def _do_all(self) -> None:
         """Do what waits, in one commit. Cut short, it is done again: all of it bears that."""

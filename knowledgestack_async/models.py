@@ -57,7 +57,7 @@ class OpenEnum(StrEnum):
     @property
     def is_known(self) -> bool:
         """Whether this version of the SDK knows the word."""
-        return self._name_ in type(self).__members__
+        return type(self).__members__.get(self._name_) is self
 
 
 class IngestionStatus(OpenEnum):

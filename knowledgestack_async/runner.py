@@ -122,8 +122,8 @@ class Outcome:
         Raises:
             ConfigurationError: It was decided that it is COMPLETED.
         """
-        is_error = isinstance(why, BaseException)
-        self._decide("FAILED", describe_error(why) if is_error else (str(why), ""))
+        told = describe_error(why) if isinstance(why, BaseException) else (str(why), "")
+        self._decide("FAILED", told)
 
     def hand_over(self) -> None:
         """Report nothing when the block is left: somebody else does, or has."""
@@ -154,7 +154,7 @@ class Outcome:
         if is_cancelled:
             await self._hurry(report)
         else:
-            await self._see_through(report)
+            await self._see_through(report, exc)
         self._tell_problem(exc)
 
     def _decide(self, status: Status, why: tuple[str, str] | None) -> None:
@@ -171,13 +171,13 @@ class Outcome:
         else:
             self.fail("cancelled" if is_cancelled else exc)
 
-    async def _see_through(self, report: asyncio.Task[None]) -> None:
+    async def _see_through(self, report: asyncio.Task[None], exc: BaseException | None) -> None:
         """Wait for the report; who is cancelled meanwhile waits for it a little longer."""
         try:
             await asyncio.shield(report)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancelled:
             await self._hurry(report)
-            raise
+            raise cancelled from exc
 
     async def _hurry(self, report: asyncio.Task[None]) -> None:
         """See the report end within its short deadline, however often this is cancelled."""

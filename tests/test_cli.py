@@ -73,7 +73,7 @@ def test_every_command_has_help_with_an_example(cli, path):
     assert result.code == 0
     assert re.search(r"\nExamples?:\n  \S", result.out)
     assert "ks-async" in result.out.partition("\nExample")[2]
-    assert all(len(line) <= 110 for line in result.out.splitlines())
+    assert all(len(line) <= 80 for line in result.out.splitlines())
 
 
 def test_the_version_is_told(cli):
@@ -581,7 +581,8 @@ def test_a_sandbox_tells_how_to_reach_it(cli, served_for_a_moment):
     assert re.search(r"^export KS_BASE_URL=http://127\.0\.0\.1:\d+$", result.out, re.MULTILINE)
     assert "export KS_API_KEY=sk-user-sandbox" in result.out
     assert "Speaks   offset" in result.out
-    told = json.loads(cli("sandbox", "--output", "json").out)
+    told = json.loads(cli("-o", "json", "sandbox").out)
+    assert json.loads(cli("sandbox", "-o", "json").out).keys() == told.keys()
     assert told["api_key"] == "sk-user-sandbox"
 
 
@@ -590,7 +591,7 @@ def test_the_demo_reruns_what_failed(cli, tty):
     result = cli("demo", "--ingestions", "40", "--seconds", "0.4", tty=tty)
     assert result.code == 0
     shown = click.unstyle(result.out)
-    assert "12 of 40 ingestions had failed and were run again" in shown
+    assert re.search(r"1\d of 40 ingestions had failed and were run again", shown)
     assert "Watching them until they are done" in shown
     assert ("━" in shown) is bool(tty)
 
@@ -600,7 +601,7 @@ def test_the_demo_counts_what_can_not_be_run_again(cli, monkeypatch):
         raise ks.Conflict("superseded")
 
     monkeypatch.setattr(ks, "rerun_ingestion_workflow", refuse)
-    assert "12 could not" in cli("demo", "--ingestions", "40").out
+    assert re.search(r"1\d could not", cli("demo", "--ingestions", "40").out)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

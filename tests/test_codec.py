@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import attrs
 import cattrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wire_examples import (
     CURRENT_DETAIL,
@@ -143,7 +143,7 @@ def pages(items):
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(pages(ITEMS) | pages(ITEMS | spoiled_items()), st.booleans())
 def test_the_fast_way_and_the_long_one_read_the_same(page, is_ascii):
     body = json.dumps(page, ensure_ascii=is_ascii).encode("utf-8", "surrogatepass")

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import knowledgestack_async as ks
@@ -126,6 +126,7 @@ def test_an_envelope_says_which_window_it_holds(envelope, window):
     assert window_of(page(**envelope)) == window
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 100))
 def test_a_numbered_window_holds_the_item_that_it_was_asked_for(start, size):
     query = DOCUMENTED.paging.query(start, size)

@@ -6,7 +6,7 @@ import re
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knowledgestack_async import errors
@@ -101,6 +101,7 @@ def any_request_error(draw):
     return kind(**{field.name: draw(VALUES.get(field.name, TEXTS)) for field in attrs.fields(kind)})
 
 
+@settings(deadline=None)
 @given(any_request_error(), st.sampled_from(["pickle", "copy", "deepcopy"]))
 def test_an_error_survives_pickling_and_copying_with_all_of_its_fields(error, way):
     error.__notes__ = ["a note"]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from wire_examples import CURRENT_RUN, CURRENT_SUMMARY, DETAIL, NUMBERED, RUN, STATUS, SUMMARY
 
@@ -76,7 +76,11 @@ def test_every_word_of_the_reference_page_is_known(kind):
 
 
 @pytest.mark.parametrize("kind", ENUMS)
+@settings(deadline=None)
 @given(word=st.text())
+@example(word="COMPLETED")
+@example(word="completed")
+@example(word="")
 def test_any_word_is_a_member_equal_to_its_text(kind, word):
     member = kind(word)
     if word == "IN_PROGRESS" and kind is WorkflowRunStatus:

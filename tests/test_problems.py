@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import knowledgestack_async as ks
@@ -157,6 +157,7 @@ def test_an_odd_fault_without_an_answer_is_told_too():
     assert "proxy" in error.hint
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=2_000))
 def test_at_most_200_characters_of_a_body_are_shown(body):
     problem = Problem(Fault.ODD, "no JSON", Answer(200, {}, body))

@@ -5,7 +5,7 @@ from collections import deque
 
 import backoff
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import knowledgestack_async as ks
@@ -151,6 +151,7 @@ def test_the_wait_is_jittered_in_full(drawn, wait):
     assert verdict(Fault.NOT_SENT, tries=3, drawn=drawn).wait == wait
 
 
+@settings(deadline=None)
 @given(
     retry_after=st.floats(0, 200),
     tries=st.integers(1, 9),
@@ -178,6 +179,7 @@ def test_retry_after_is_never_undercut_nor_the_time_left_overrun(
         assert found.wait <= retry_after * 1.25
 
 
+@settings(deadline=None)
 @given(
     tries=st.integers(1, 9),
     time_left=st.floats(-1, 0) | st.floats(1e-6, 200),

@@ -4,7 +4,7 @@ import pickle
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import knowledgestack_async as ks
@@ -33,6 +33,7 @@ def but(options_, **changes):
 # Numbers
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10**9), st.none() | st.integers(1, 10**9))
 def test_a_count_is_a_whole_number_within_its_bound(value, most):
     if most is None or value <= most:

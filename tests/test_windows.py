@@ -1,7 +1,7 @@
 """Windows on a changing list: how they are planned, and when two of them prove their boundary."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knowledgestack_async import WalkError
@@ -27,6 +27,7 @@ def took(seam_, window_, planned=None, *, read_after=True):
 # Plans
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 200), SIZES, st.booleans())
 def test_a_plan_is_what_can_be_asked_for_and_goes_on(reach, overlap, sizes, by_number):
     plan = plan_window(reach, overlap, sizes, by_number=by_number)
@@ -38,6 +39,7 @@ def test_a_plan_is_what_can_be_asked_for_and_goes_on(reach, overlap, sizes, by_n
         assert plan == Plan(max(0, reach - overlap), sizes[-1])
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10**6), st.integers(1, 60))
 def test_page_numbers_overlap_as_asked_wherever_a_size_allows_it(reach, overlap):
     sizes = range(80, 101)
@@ -54,6 +56,7 @@ def test_one_item_of_overlap_can_be_had_everywhere():
         assert plan_window(reach, 1, range(80, 101), by_number=True).start < reach
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 100), st.integers(0, 100))
 def test_a_server_that_allows_one_size_is_asked_for_the_page_that_holds_the_next_item(
     reach, size, overlap
@@ -218,6 +221,7 @@ def test_a_stray_window_now_and_then_is_none():
 # Memory
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 200).map(str), max_size=60), st.integers(0, 80))
 def test_the_last_ids_are_the_last_ones_in_order(ids, count):
     memory = Memory()

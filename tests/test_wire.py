@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 from wire_examples import NUMBERED, OFFSET, RUN, STATUS, SUMMARY
@@ -65,6 +65,7 @@ def is_dangerous(text):
     )
 
 
+@settings(deadline=None)
 @given(ODD_TEXTS)
 @example("document_versions")
 @example("%2F..%2f")
@@ -229,6 +230,7 @@ def test_an_answer_shows_neither_headers_nor_body():
 # Excerpts
 
 
+@settings(deadline=None)
 @given(st.text(), st.integers(1, 50))
 def test_an_excerpt_is_short_and_harmless(text, length):
     shown = excerpt(text, length)
@@ -280,6 +282,7 @@ def test_no_retry_after_says_nothing():
     assert read_retry_after({}, WALL_CLOCK) is None
 
 
+@settings(deadline=None)
 @given(st.integers(-(10**6), 10**6), st.integers(0, 10**6))
 def test_a_date_is_read_against_the_answers_own(clock_error, seconds):
     headers = {"Retry-After": at(seconds), "Date": at(0)}
@@ -291,6 +294,7 @@ def test_a_date_is_read_against_our_clock_where_the_answers_is_garbage():
     assert read_retry_after(headers, WALL_CLOCK + 20) == 40
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_retry_after_is_never_negative_nor_endless(text):
     seconds = read_retry_after({"Retry-After": text}, WALL_CLOCK)

@@ -309,10 +309,15 @@ def watch_ingestions(
         None if workflow_ids is None else [check_id(one) for one in workflow_ids],
         clock=session.clock,
         status_of=lambda item: str(item.status),
-        run_of=lambda item: item.last_run_timestamp,
+        run_of=_run_of,
         deadline=deadline,
         pace=pace,
         after=after,
         is_newer=is_newer_run,
         stays_open=stays_open,
     )
+
+
+def _run_of(item: WorkflowSummaryResponse) -> datetime | None:
+    """What tells one run from the next; while one is queued, the time is still the one before's."""
+    return None if item.status is IngestionStatus.PENDING else item.last_run_timestamp

@@ -15,7 +15,7 @@ from .._checks import check_count, check_seconds
 from .._dialects import Dialect, Route
 from .._spool import Spool, SpoolEntry, SpoolReport, deliver_entries
 from .._wire import Answer, Call, check_credential, check_id, model_reader, route_target
-from ..models import WorkflowCallbackResponse, WorkflowRunResponse
+from ..models import WorkflowCallbackResponse, WorkflowRunResponse, WorkflowRunStatus
 from ..runner import Outcome, Reporter, Work, work_within
 from ..session import Session
 from .workflow_runs import callback_call
@@ -31,6 +31,7 @@ each time."""
 SECRETS_PATIENCE = 1.0
 """How long to wait for a secret that is to be hidden, in seconds: the outcome comes first."""
 HIDDEN = "[secret]"
+_NOT_BEGUN = (WorkflowRunStatus.PENDING, WorkflowRunStatus.NOT_STARTED)
 
 
 def report_outcome(
@@ -63,7 +64,7 @@ def report_outcome(
 
     After a cancellation the report has ``cancel_deadline`` seconds, during which the task can't be
     cancelled again; then the cancellation goes on. Who is cancelled while an outcome is being reported
-    has as long to see that through, and is then cancelled.
+    has as long to see that through, and is then cancelled; what the block raised is then the cause.
 
     One block reports one outcome, the first that was decided, and sends no other. Where the spool has
     an outcome for the run already, that one is reported.
@@ -243,7 +244,7 @@ async def _read_with_age(session: Session, run_id: str) -> tuple[WorkflowRunResp
 
 
 def _age(run: WorkflowRunResponse, date: str) -> float:
-    if run.started_at is None:
+    if run.started_at is None or run.status in _NOT_BEGUN:
         return 0.0
     try:
         now = parsedate_to_datetime(date)

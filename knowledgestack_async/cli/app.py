@@ -103,7 +103,7 @@ app = Root(
     },
     example="""
     ks-async ingestions list --status failed
-    ks-async ingestions list --status failed --output ids | ks-async ingestions rerun - --yes
+    ks-async ingestions list -s failed -o ids | ks-async ingestions rerun - --yes
     """,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

@@ -28,6 +28,9 @@ _LINES = {
 @click.argument("shell", type=click.Choice(list(_LINES)))
 @pass_options
 def completion(options: Options, shell: str) -> Exit:
-    """Print the line that turns completion on, for a shell's start-up file."""
+    """Print the line that turns completion on.
+
+    It belongs into the shell's start-up file.
+    """
     options.screen.out(_LINES[shell])
     return Exit.DONE

@@ -37,10 +37,11 @@ _OUTCOMES = {"completed": 0.95, "failed": 0.05}
 )
 @pass_options
 def demo(options: Options, ingestions: int, seconds: float) -> Exit:
-    """Watch the main job, against a sandbox on this machine. It takes less than 20 seconds.
+    """Watch the main job, against a sandbox.
 
     The failed ones of 500 ingestions are found, run again, and watched until they are done,
-    while one answer of twenty goes wrong. Needs no key and no server.
+    while one answer of twenty goes wrong. It takes less than 20 seconds, and needs no key
+    and no server.
     """
     return _sum_up(options.screen, asyncio.run(_tell(options.screen, ingestions, seconds)))
 

@@ -44,9 +44,10 @@ _MARKS = {Verdict.OK: ("✓", "green"), Verdict.SLOW: ("!", "yellow"), Verdict.W
 @printing
 @pass_options
 def doctor(options: Options) -> Exit:
-    """Look at the way to the server: base URL, key, dialect, latency, clocks.
+    """Check the way to the server.
 
-    Says what to do about each thing that is wrong; exits with 0 if nothing is.
+    Looks at the base URL, the key, the dialect, the latency and the clocks, and says what to
+    do about each thing that is wrong. Exits with 0 if nothing is.
     """
     printer = printer_for(options, SHAPE, "sheet")
     if options.output == "table" and not options.fields:

@@ -43,7 +43,7 @@ DONE = Shape.of(ks.WorkflowDetailResponse, ID, STATUS, REASON)
 
 ingestions = Group(
     "ingestions",
-    help="Ingestions: how document versions are processed into the knowledge base.",
+    help="How document versions are processed into the knowledge base.",
     lazy={
         "list": "ingestions:list_",
         "get": "ingestions:get",
@@ -79,13 +79,21 @@ MOMENT = Moment()
     cls=Command,
     example="""
     ks-async ingestions list --limit 20
-    ks-async ingestions list --status failed --status quota_limit --output ids
-    ks-async ingestions list --created-after 2026-07-01 --output ndjson | jq .error
+    ks-async ingestions list --status failed --status quota_limit -o ids
+    ks-async ingestions list --created-after 2026-07-01 -o ndjson | jq .error
     """,
 )
 @click.option("--status", "-s", multiple=True, help="Only these; can be given several times.")
-@click.option("--limit", "-n", type=click.IntRange(min=1), help="How many at most. [default: all]")
-@click.option("--page-size", type=click.IntRange(1, 100), default=100, help="Items a request.")
+@click.option(
+    "--limit",
+    "-n",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many at most. [default: all]",
+)
+@click.option(
+    "--page-size", type=click.IntRange(1, 100), metavar="N", default=100, help="Items a request."
+)
 @click.option("--name-like", metavar="TEXT", help="Only documents whose name is like this.")
 @click.option("--latest-version-only", is_flag=True, help="Only the documents' active versions.")
 @click.option("--uploader", "uploader_user_id", metavar="USER_ID", help="Only this user's uploads.")
@@ -142,7 +150,7 @@ def get(options: Options, ids: tuple[str, ...]) -> Exit:
     cls=Command,
     example="""
     ks-async ingestions wait ingest-01JBA411C697A396D497691DFE --deadline 600
-    ks-async ingestions list --status processing --output ids | ks-async ingestions wait -
+    ks-async ingestions list -s processing -o ids | ks-async ingestions wait -
     """,
 )
 @ids_argument

@@ -168,9 +168,7 @@ def _tell(
 def _tell_interrupted(screen: Screen, fan: Fan[Any], tally: Tally) -> None:
     screen.note(f"Interrupted: {tally or 'none done'}, {fan.not_begun:,} not begun.")
     if fan.in_flight:
-        screen.note(
-            "These were sent, or about to be, and may have acted; look before you repeat them:"
-        )
+        screen.note("These may have acted; look before you repeat them:")
         for id_ in sorted(fan.in_flight):
             screen.note(f"  {id_}")
 

@@ -100,6 +100,7 @@ def output_options() -> list[click.Option]:
     return [
         _option(
             "--output",
+            "-o",
             type=click.Choice(["table", "json", "ndjson", "ids"]),
             help="How to print. In a pipe a table has tabs, and nothing is cut. [default: table]",
         ),

@@ -28,7 +28,7 @@ ACTION = Shape.of(
     cls=Command,
     example="""
     ks-async ingestions rerun ingest-01JBA411C697A396D497691DFE
-    ks-async ingestions list --status failed --output ids | ks-async ingestions rerun - --yes
+    ks-async ingestions list -s failed -o ids | ks-async ingestions rerun - --yes
     """,
 )
 @ids_argument
@@ -36,6 +36,7 @@ ACTION = Shape.of(
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 100),
+    metavar="N",
     default=AT_ONCE,
     show_default=True,
     help="How many to send at a time.",

@@ -41,7 +41,7 @@ REPORTED = Shape(
 
 runs = Group(
     "runs",
-    help="Workflow runs: single executions of workflow definitions.",
+    help="Single executions of workflow definitions.",
     lazy={
         "get": "runs:get",
         "wait": "runs:wait",
@@ -56,7 +56,7 @@ runs = Group(
     cls=Command,
     example="""
     ks-async runs get 942eac11-17f6-4d00-afee-8f000eda4193
-    ks-async runs get 942eac11-17f6-4d00-afee-8f000eda4193 --output json --fields status,error
+    ks-async runs get 942eac11-17f6-4d00-afee-8f000eda4193 -o json --fields error
     """,
 )
 @ids_argument
@@ -120,7 +120,7 @@ def delete(options: Options, ids: tuple[str, ...], yes: bool) -> Exit:
     cls=Command,
     example="""
     ks-async runs callback 942eac11-17f6-4d00-afee-8f000eda4193 --status COMPLETED
-    ./job 2>job.log || ks-async runs callback $RUN --status FAILED --error-file job.log
+    ./job 2>log || ks-async runs callback $RUN --status FAILED --error-file log
     """,
 )
 @click.argument("run_id")

@@ -30,25 +30,39 @@ RUNS_TOLD = 4
     """,
 )
 @click.option(
-    "--ingestions", type=click.IntRange(min=0), default=200, show_default=True, help="How many."
+    "--ingestions",
+    type=click.IntRange(min=0),
+    metavar="N",
+    default=200,
+    show_default=True,
+    help="How many.",
 )
-@click.option("--runs", type=click.IntRange(min=0), default=4, show_default=True, help="How many.")
 @click.option(
-    "--seed", type=int, default=7, show_default=True, help="What is random derives from it."
+    "--runs",
+    type=click.IntRange(min=0),
+    metavar="N",
+    default=4,
+    show_default=True,
+    help="How many.",
 )
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="[default: a free one]")
+@click.option(
+    "--seed", type=int, metavar="N", default=7, show_default=True, help="Where chance begins."
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), metavar="N", default=0, help="[default: a free one]"
+)
 @click.option("--speed", type=float, default=1.0, show_default=True, help="Its seconds per second.")
 @click.option(
     "--latency", type=float, default=0.0, show_default=True, help="Seconds an answer takes."
 )
 @click.option(
-    "--output", type=click.Choice(["table", "json"]), default="table", help="How to print."
+    "--output", "-o", type=click.Choice(["table", "json"]), help="How to print. [default: table]"
 )
 @pass_options
-def sandbox(options: Options, /, output: str, **settings: Any) -> Exit:
-    """Serve a sandbox on this machine, until Ctrl-C (which is no error here).
+def sandbox(options: Options, /, output: str | None, **settings: Any) -> Exit:
+    """Serve a sandbox on this machine, until Ctrl-C.
 
-    It prints its URL and its key, and the two lines that point a shell at it.
+    That is no error here. It prints its URL and its key, and the two lines that point a shell at it.
     """
     from knowledgestack_async.sandbox import Sandbox  # noqa: PLC0415 - slow, and seldom used
 
@@ -56,7 +70,7 @@ def sandbox(options: Options, /, output: str, **settings: Any) -> Exit:
 
     async def serve() -> None:
         async with Sandbox(dialect=spoken, record=False, **settings) as served:
-            _introduce(options, served, output)
+            _introduce(options, served, output or options.output)
             await until_interrupted()
 
     try:
@@ -73,7 +87,7 @@ async def until_interrupted() -> None:
 
 def _introduce(options: Options, served: Sandbox, output: str) -> None:
     out = options.screen.out
-    if output == "json":
+    if output != "table":
         out(json.dumps({"base_url": served.base_url, "api_key": served.api_key}))
         return
     style = options.screen.style

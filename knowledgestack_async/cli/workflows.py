@@ -43,7 +43,7 @@ workflows = Group(
     cls=Command,
     example="""
     ks-async workflows status ingest-01JBA411C697A396D497691DFE
-    ks-async ingestions list --status processing --output ids | ks-async workflows status -
+    ks-async ingestions list -s processing -o ids | ks-async workflows status -
     """,
 )
 @ids_argument
