@@ -238,6 +238,8 @@ class Engine:
                 by_number = (await self.run(_probe_call(generation), options)).value
             except errors.NotFound:
                 return False
+            except errors.Unauthorized:
+                raise  # the key is what is wrong, wherever the route is
             except RequestError:
                 return None
             self._negotiation.found(generation, by_number=by_number)

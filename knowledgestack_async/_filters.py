@@ -122,7 +122,8 @@ def _checked_statuses(
 ) -> frozenset[str]:
     if status is None:
         return frozenset()
-    words = frozenset(map(str, [status] if isinstance(status, str) else status))
+    given: object = [status] if isinstance(status, str) else status
+    words = frozenset(map(str, given)) if isinstance(given, Iterable) else frozenset[str]()
     if not words or not all(words):
         raise ConfigurationError("status must name at least one status, such as 'failed'")
     return words

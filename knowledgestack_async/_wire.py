@@ -172,10 +172,10 @@ def route_target(route: Route, resource_id: str) -> Callable[[Dialect], Target]:
     Raises:
         ConfigurationError: The id would reach the list route instead.
     """
-    if route is Route.WORKFLOW and resource_id == "document_versions":
-        raise ConfigurationError(
-            "workflow_id 'document_versions' would reach the list of ingestions instead"
-        )
+    taken = {Route.WORKFLOW: "document_versions", Route.INGESTION: "bulk-rerun"}
+    if resource_id == taken.get(route):
+        other = "list of ingestions" if route is Route.WORKFLOW else "bulk rerun"
+        raise ConfigurationError(f"workflow_id {resource_id!r} would reach the {other} instead")
     segment = quote(resource_id, safe="")
     return lambda dialect: Target(dialect.paths[route].format(id=segment))
 

@@ -49,8 +49,9 @@ async def wait_for_end(
             if change.is_final and last is not None:
                 return last
     raise DeadlineExceeded(
-        f"{what} is not over yet",
-        "GET",
+        "it is not over yet",
+        "wait for",
+        what,
         hint="Wait longer, or go on from what .last holds.",
         last=watch.last_state,
     )

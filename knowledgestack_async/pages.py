@@ -302,9 +302,9 @@ class PageIterator(Generic[T]):
     def _wanted(self) -> int | None:
         return None if self._limit is None else self._limit - self.matched
 
-    def _restore(self, position: Mapping[str, Any]) -> None:
-        reach, total = position.get("reach"), position.get("total")
-        last_ids = position.get("last_ids")
+    def _restore(self, position: object) -> None:
+        found = cast("Mapping[str, Any]", position) if isinstance(position, Mapping) else {}
+        reach, total, last_ids = (found.get(name) for name in ("reach", "total", "last_ids"))
         if (
             not isinstance(reach, int)
             or not isinstance(total, int | None)

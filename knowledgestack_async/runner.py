@@ -195,13 +195,12 @@ class Outcome:
                     await self._report()
         except TimeoutError:
             report.cancel()
-            self._note(
-                DeadlineExceeded(
-                    f"the outcome of run {self.run_id} was not taken in {self._cancel_deadline:g} s",
-                    "POST",
-                    hint="With a spool, deliver_spooled() delivers it.",
+            if not self.delivered:
+                took = (
+                    f"the outcome of run {self.run_id} was not taken in {self._cancel_deadline:g} s"
                 )
-            )
+                hint = "With a spool, deliver_spooled() delivers it."
+                self._note(DeadlineExceeded(took, "POST", hint=hint))
 
     async def _report(self) -> None:
         """Tell the server; what goes wrong is kept in ``problem``."""
@@ -296,7 +295,7 @@ async def work_within(
             outcome.fail(
                 f"ran longer than {age + (seconds or 0):.6g} s; the run may take {limit} s"
             )
-            raise DeadlineExceeded(f"the work of run {run.id} took too long", last=run)
+            raise DeadlineExceeded(f"the work of run {run.id} took too long", "POST", last=run)
     finally:
         # The outcome goes first: what the work does to clean up must not hold it up.
         if task is not None:

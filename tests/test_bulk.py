@@ -11,6 +11,7 @@ from collections import Counter
 import pytest
 
 import knowledgestack_async as ks
+from bulk_kills import POINTS, kill_and_resume
 from conftest import KEY, FakeClock, ids_of, run_id_of
 from knowledgestack_async._journal import ItemState, SqliteJournal
 from knowledgestack_async.rerun_report import RerunReport, cause_of
@@ -468,3 +469,12 @@ async def test_it_runs_beside_other_uses_of_the_session(path):
             report = await job.finish()
     assert run.id
     assert report.counts == {ItemState.ACCEPTED: 50}
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_killed_with_sigkill_nothing_is_lost_or_sent_twice(point, path):
+    await kill_and_resume(path, point, seed=1)
+
+
+async def test_killed_during_a_bulk_call_nothing_is_lost_or_sent_twice(path):
+    await kill_and_resume(path, "random", seed=2, dialect="system-jobs")

@@ -55,7 +55,7 @@ ANYIO = """
         # What anyio's own plugin does, in short.
         if fixturedef.argname != "knowledge_stack_session":
             return None
-        generator = fixturedef.func(None, request.getfixturevalue("knowledge_stack_sandbox"))
+        generator = fixturedef.func(request.getfixturevalue("knowledge_stack_sandbox"))
         session = request.getfixturevalue("loop").run_until_complete(anext(generator))
         request.addfinalizer(
             lambda: request.getfixturevalue("loop").run_until_complete(anext(generator, None))

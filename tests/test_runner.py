@@ -7,6 +7,7 @@ import json
 import logging
 import random
 from collections import defaultdict
+from typing import get_args
 from urllib.parse import quote
 
 import attrs
@@ -16,8 +17,10 @@ from conftest import KEY, FakeClock, http, raw_server
 import knowledgestack_async as ks
 from knowledgestack_async import _report_text
 from knowledgestack_async._report_text import REPORT_LENGTH, describe_error, fit_report
+from knowledgestack_async._spool import Spool
 from knowledgestack_async.api.reporting import deliver_spooled, report_outcome, run_with_limit
 from knowledgestack_async.sandbox import Fault, Sandbox
+from knowledgestack_async.sandbox.faults import FaultKind
 
 CALLBACK = "send_workflow_run_callback"
 
@@ -146,22 +149,16 @@ async def test_what_is_handed_over_is_not_reported(sandbox, session, run):
     assert repr(outcome) == f"<Outcome of run {run.id}: undecided>"
 
 
-def test_a_block_that_is_thrown_away_says_so(caplog):
-    session = ks.Session(KEY, "http://127.0.0.1:9")
-
+async def test_a_block_that_is_thrown_away_says_so(sandbox, session, run, caplog):
     async def work():
-        async with report_outcome(session, "run-1"):
+        async with report_outcome(session, run.id):
             await asyncio.Event().wait()
 
-    async def begin():
-        thrown_away = work()
-        thrown_away.send(None)
-        thrown_away.close()
-
-    asyncio.run(begin())
-    assert [record.getMessage() for record in caplog.records] == [
-        "run run-1 was abandoned: its outcome is not reported"
-    ]
+    thrown_away = work()
+    thrown_away.send(None)
+    thrown_away.close()
+    assert caplog.messages == [f"run {run.id} was abandoned: its outcome is not reported"]
+    assert sandbox.requests == []
 
 
 # Whether it had an outcome before
@@ -485,6 +482,18 @@ def test_a_loop_that_ends_cancels_all_of_it_and_the_report_goes_out_all_the_same
     assert asyncio.run(main()) == ("FAILED", "decided")
 
 
+async def test_what_was_delivered_in_time_is_no_problem(session, run, tmp_path, monkeypatch):
+    async def hang(_spool, _entry):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Spool, "drop", hang)
+    session.clock.patience = 0.2
+    with pytest.raises(asyncio.CancelledError):
+        async with report_outcome(session, run.id, spool=tmp_path / "outcomes.db") as outcome:
+            raise asyncio.CancelledError
+    assert (outcome.delivered, outcome.spooled, outcome.problem) == (True, True, None)
+
+
 # A report that fails
 
 
@@ -509,10 +518,12 @@ async def test_a_report_that_fails_is_a_note_where_the_work_failed(sandbox, sess
 
 async def test_a_session_that_was_closed_is_told(sandbox, run):
     async with sandbox.session() as session:
-        pass
+        outcome = report_outcome(session, run.id)
     with pytest.raises(ks.SessionError):
-        async with report_outcome(session, run.id):
+        async with outcome:
             pass
+    with pytest.raises(ks.SessionError):
+        report_outcome(session, run.id)
 
 
 # The limit
@@ -713,6 +724,7 @@ FAULTS = [
     Fault("redirect"),
     Fault("unsolicited"),
     Fault("cookie"),
+    Fault("latency", seconds=0.002),
 ]
 
 
@@ -729,6 +741,7 @@ async def work_of(number, outcome):
 
 
 async def test_under_every_fault_a_thousand_runs_end_as_their_work_did(tmp_path):
+    assert {fault.kind for fault in FAULTS} == set(get_args(FaultKind))
     asyncio.get_running_loop().set_debug(False)  # it makes each step slow, and there are many
     spool = tmp_path / "outcomes.db"
     retry = ks.RetryPolicy(tries=20, give_up_after=1e9)

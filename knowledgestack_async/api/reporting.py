@@ -83,6 +83,7 @@ def report_outcome(
 
     Raises:
         ConfigurationError: An argument is wrong; nothing was sent.
+        SessionError: The session is not open, or belongs to another event loop.
 
     Example:
         ```python
@@ -91,14 +92,17 @@ def report_outcome(
         ```
     """
     checked = check_id(run_id, "run_id")
+    check_seconds(cancel_deadline, "cancel_deadline")
+    runner = _as_runner(session, token)
+    session.check_usable()
     reporter = Reporter(
         server=session.base_url,
-        send=partial(_send, _as_runner(session, token), checked),
-        censor=partial(_make_censor, [session, _as_runner(session, token)], frozenset(hide)),
+        send=partial(_send, runner, checked),
+        censor=partial(_make_censor, {session, runner}, frozenset(hide)),
         clock=session.clock,
         spool=None if spool is None else _spool_at(session, spool),
     )
-    return Outcome(checked, reporter, check_seconds(cancel_deadline, "cancel_deadline"))
+    return Outcome(checked, reporter, cancel_deadline)
 
 
 async def deliver_spooled(
@@ -195,7 +199,9 @@ async def run_with_limit(
 
 
 def _as_runner(session: Session, token: Token | None) -> Session:
-    """A view of the session that has the token, and nothing else, for its key."""
+    """The session, or a view of it that has the token, and nothing else, for its key."""
+    if token is None:
+        return session
     if isinstance(token, str):
         check_credential(token, "token")
     return session.with_options(api_key=token)

@@ -1,0 +1,223 @@
+"""What the README and the docs say is so: their examples run, and what they name exists."""
+
+import ast
+import asyncio
+import inspect
+import os
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+from test_cli_support import served
+
+import knowledgestack_async as ks
+from knowledgestack_async import session as session_module
+
+pytest_plugins = ["pytester"]
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+FENCE = re.compile(
+    r"^(?P<mark><!-- [^\n]*? -->\n)?```(?P<language>\w+)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
+)
+NO_TEST = ("<!-- no test -->", "<!-- demo command -->", "<!-- test command -->")
+SANDBOX = {"ingestions": 60, "dialect": "system-jobs", "speed": 20.0, "pipeline_seconds": (2, 8)}
+
+
+@attrs.frozen
+class Block:
+    """One fenced block of a page."""
+
+    page: Path
+    line: int
+    language: str
+    code: str
+    is_exempt: bool
+
+    def __str__(self):
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks_of(page):
+    text = page.read_text()
+    for found in FENCE.finditer(text):
+        mark = (found["mark"] or "").strip()
+        line = text.count("\n", 0, found.start("code")) + 1
+        yield Block(page, line, found["language"], found["code"], mark in NO_TEST)
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+PYTHON = [block for block in BLOCKS if block.language == "python" and not block.is_exempt]
+TESTS = [block for block in PYTHON if "def test_" in block.code]
+SNIPPETS = [block for block in PYTHON if block not in TESTS]
+SHELL = [block for block in BLOCKS if block.language == "sh" and not block.is_exempt]
+
+
+class HurriedClock:
+    """A session's time that runs ten times as fast."""
+
+    FACTOR = 10.0
+
+    def now(self):
+        return time.monotonic() * self.FACTOR
+
+    async def sleep(self, seconds):
+        await asyncio.sleep(seconds / self.FACTOR)
+
+    @asynccontextmanager
+    async def timeout(self, seconds):
+        async with asyncio.timeout(None if seconds is None else seconds / self.FACTOR):
+            yield
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty directory to work in, a sandbox to which the environment points, and hurried waits."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(session_module, "MonotonicClock", HurriedClock)
+    with served(**SANDBOX) as sandbox:
+        monkeypatch.setenv("KS_API_KEY", sandbox.api_key)
+        monkeypatch.setenv("KS_BASE_URL", sandbox.base_url)
+        yield sandbox
+
+
+async def run_snippet(code, sandbox):
+    """Run a block, which may await at its top, with what its page takes for granted."""
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    run = sandbox.store.runs.newest("RUNNING")
+    async with ks.Session() as session:
+        names = {
+            "asyncio": asyncio,
+            "ks": ks,
+            "session": session,
+            "sandbox": sandbox,
+            "ids": list(sandbox.store.ids("failed"))[:5],
+            "workflow_id": sandbox.store.ids("failed")[0],
+            "running_id": sandbox.store.ids("processing")[0],
+            "run_id": run.id,
+            "token": run.token,
+            "webhook_secret": sandbox.webhook_secret,
+        }
+        running = eval(compile(code, "<block>", "exec", flags=flags), names)  # noqa: S307
+        if inspect.isawaitable(running):
+            await running
+
+
+@pytest.mark.parametrize("block", SNIPPETS, ids=str)
+def test_an_example_runs(block, here, capsys):
+    if "asyncio.run(" in block.code:
+        exec(compile(block.code, str(block), "exec"), {"__name__": "__main__"})  # noqa: S102
+    else:
+        asyncio.run(run_snippet(block.code, here))
+
+
+@pytest.mark.parametrize("block", TESTS, ids=str)
+def test_an_example_of_a_test_passes(block, pytester):
+    pytester.makepyfile(block.code)
+    without = ("cov", "randomly", "hypothesispytest", "cacheprovider", "knowledgestack_async")
+    done = pytester.runpytest_inprocess(
+        *("-p", "knowledgestack_async.pytest_plugin", "-W", "error"),
+        *("-o", "asyncio_default_fixture_loop_scope=function"),
+        *(f"-pno:{plugin}" for plugin in without),
+    )
+    done.assert_outcomes(passed=block.code.count("def test_"))
+
+
+def test_shell_examples_end_well(tmp_path):
+    scripts = Path(sys.executable).parent
+
+    def run(block):
+        place = tmp_path / str(BLOCKS.index(block))
+        place.mkdir()
+        with served(**SANDBOX) as sandbox:
+            return subprocess.run(  # noqa: S603 - lines of our own pages
+                ["/bin/sh", "-euc", block.code],
+                cwd=place,
+                env={
+                    **{name: value for name, value in os.environ.items() if name[:3] != "KS_"},
+                    "PATH": f"{scripts}:{os.environ['PATH']}",
+                    "KS_API_KEY": sandbox.api_key,
+                    "KS_BASE_URL": sandbox.base_url,
+                },
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=50,
+            )
+
+    with ThreadPoolExecutor(4) as pool:
+        for block, done in zip(SHELL, pool.map(run, SHELL), strict=True):
+            assert done.returncode == 0, f"{block}: {done.stderr}"
+
+
+def test_the_pages_have_examples_and_few_are_exempt():
+    assert len(SNIPPETS) > 20
+    assert len(TESTS) >= 3
+    exempt = [block for block in BLOCKS if block.is_exempt and block.language in {"python", "sh"}]
+    assert len(exempt) <= len(PYTHON) / 3
+
+
+# What is named exists
+
+
+def named_tests():
+    for page in PAGES:
+        for number, line in enumerate(page.read_text().splitlines(), 1):
+            for name in re.findall(r"`(tests/[\w/]+\.py::\w+)`", line):
+                yield pytest.param(name, id=f"{page.name}:{number}:{name}")
+
+
+def test_every_test_that_is_named_exists():
+    wanted = {param.values[0] for param in named_tests()}
+    assert len(wanted) > 40
+    for name in sorted(wanted):
+        path, _, test = name.partition("::")
+        source = (ROOT / path).read_text() if (ROOT / path).exists() else ""
+        assert re.search(rf"^(async )?def {test}\b", source, re.MULTILINE), name
+
+
+def test_every_file_that_is_named_exists():
+    for page in PAGES:
+        for name in re.findall(r"`((?:tests|benchmarks|docs)/[\w/.-]*)`", page.read_text()):
+            assert (ROOT / name).exists() or "*" in name, f"{page.name}: {name}"
+
+
+def test_every_link_leads_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            if not target.startswith(("#", "http")):
+                assert (page.parent / target.partition("#")[0]).exists(), f"{page.name}: {target}"
+
+
+def test_the_reference_has_every_public_name():
+    reference = "\n".join(page.read_text() for page in sorted((DOCS / "reference").glob("*.md")))
+    documented = re.findall(r"auto(?:function|class|exception|data):: knowledgestack_async\.(\w+)", reference)
+    assert sorted(documented) == sorted(name for name in ks.__all__ if name != "__version__")
+
+
+def test_the_table_of_errors_has_every_error():
+    page = (DOCS / "errors.md").read_text()
+    for name in ks.__all__:
+        made = getattr(ks, name)
+        if isinstance(made, type) and issubclass(made, Exception):
+            assert f"`{name}`" in page, name
+
+
+def test_the_migration_page_has_every_endpoint_function():
+    page = (DOCS / "migrating.md").read_text()
+    for name in ("list_dv_workflows", "get_dv_workflow", "dv_workflow_rerun", "bulk_rerun_dv_workflows"):
+        assert f"`{name}`" in page
+
+
+def test_only_hosts_that_we_mean_are_named():
+    hosts = {"api-staging.knowledgestack.ai", "api.knowledgestack.ai", "127.0.0.1", "localhost"}
+    for page in PAGES:
+        for host in re.findall(r"https?://([\w.-]+)", page.read_text()):
+            assert host in hosts, f"{page.name}: {host}"
