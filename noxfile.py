@@ -101,6 +101,14 @@ def soak(session: nox.Session) -> None:
     session.run("python", "-X", "dev", "-m", "pytest", "tests/soak", "--no-cov", *session.posargs)
 
 
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Change the code that decides about retries, slots and the wire, and see whether tests notice."""
+    session.install("-e", ".[dev]", "mutmut~=3.8")
+    session.run("mutmut", "run", *session.posargs)
+    session.run("mutmut", "results")
+
+
 def peers(session: nox.Session) -> Path:
     """Where the other clients' environments are kept between runs."""
     return session.cache_dir / "peers"

@@ -10,6 +10,8 @@ import msgspec
 
 
 class Status(Enum):
+    """A pipeline's status."""
+
     PENDING = "pending"
     PROCESSING = "processing"
     COMPLETED = "completed"
@@ -19,12 +21,16 @@ class Status(Enum):
 
 
 class User(msgspec.Struct):
+    """Who uploaded something."""
+
     user_id: str
     first_name: str | None = None
     last_name: str | None = None
 
 
 class Summary(msgspec.Struct, kw_only=True):
+    """An item of the list."""
+
     workflow_id: str
     document_id: str
     document_version_id: str
@@ -41,6 +47,8 @@ class Summary(msgspec.Struct, kw_only=True):
 
 
 class Page(msgspec.Struct):
+    """A page of the list."""
+
     items: list[Summary]
     total: int
     page: int | None = None
@@ -50,6 +58,8 @@ class Page(msgspec.Struct):
 
 
 class WorkflowStatus(msgspec.Struct):
+    """A workflow's live status."""
+
     workflow_id: str
     temporal_status: str
     start_time: datetime

@@ -15,6 +15,8 @@ from payloads import STATUS, make_page
 
 
 class Service(asyncio.Protocol):
+    """One connection."""
+
     def __init__(self, latency: float, total: int, shape: str) -> None:
         self.latency = latency
         self.total = total
@@ -23,9 +25,11 @@ class Service(asyncio.Protocol):
         self.loop = asyncio.get_running_loop()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep what answers are written to."""
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
+        """Answer each whole request, however they are cut into pieces."""
         self.buffer += data
         while b"\r\n\r\n" in self.buffer:
             head, _, self.buffer = self.buffer.partition(b"\r\n\r\n")
@@ -39,6 +43,7 @@ class Service(asyncio.Protocol):
                 self.transport.write(answer)
 
     def answer(self, target: str) -> bytes:
+        """A whole answer."""
         path, query = urlsplit(target)[2:4]
         if path.endswith("/document_versions"):
             asked = parse_qs(query)

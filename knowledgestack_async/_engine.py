@@ -176,7 +176,8 @@ class Engine:
             if result.answer is None or fault_of(result.answer) is None:
                 return self._read_failure(call, result)
             result = result.answer
-        return self._read_answer(call, dialect, result, slot, credential)
+        secrets = [credential, *([options.key] if isinstance(options.key, Secret) else [])]
+        return self._read_answer(call, dialect, result, slot, secrets)
 
     def _read_failure(self, call: Call[T], failure: Failure) -> Done[T] | Problem:
         if failure.answer is not None and call.accepted is not None:
@@ -186,20 +187,21 @@ class Engine:
         return Problem(Fault.UNCERTAIN if failure.sent else Fault.NOT_SENT, failure.reason)
 
     def _read_answer(
-        self, call: Call[T], dialect: Dialect, answer: Answer, slot: Slot, credential: Secret
+        self, call: Call[T], dialect: Dialect, answer: Answer, slot: Slot, secrets: list[Secret]
     ) -> Done[T] | Problem:
         fault = fault_of(answer)
         if fault is None:
             self._governor.answered()
             return _read_body(call, dialect, answer)
-        safe = attrs.evolve(answer, body=credential.hide_in(answer.body))
+        for secret in secrets:
+            answer = attrs.evolve(answer, body=secret.hide_in(answer.body))
         retry_after = read_retry_after(answer.headers, self._wall_clock())
         if fault is Fault.REFUSED:
             self._governor.pushed_back(slot, retry_after)
         reason = f"the server answered {answer.status}"
         if 300 <= answer.status < 400:
             reason += "; redirects are not followed"
-        return Problem(fault, reason, safe, retry_after)
+        return Problem(fault, reason, answer, retry_after)
 
     async def _wait_or_raise(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Any, Self
+from typing import Any, Self, cast
 from uuid import UUID
 
 import attrs
@@ -122,8 +122,10 @@ def _checked_statuses(
 ) -> frozenset[str]:
     if status is None:
         return frozenset()
-    given: object = [status] if isinstance(status, str) else status
-    words = frozenset(map(str, given)) if isinstance(given, Iterable) else frozenset[str]()
+    given: Any = [status] if isinstance(status, str) else status
+    words = frozenset[str]()
+    if isinstance(given, Iterable):
+        words = frozenset(str(word) for word in cast("Iterable[object]", given))
     if not words or not all(words):
         raise ConfigurationError("status must name at least one status, such as 'failed'")
     return words

@@ -12,7 +12,7 @@ import attrs
 
 from ._checks import check_seconds
 from ._retry import RetryPolicy
-from ._wire import Secret, check_credential
+from ._wire import Secret, check_credential, seal
 from .errors import ConfigurationError
 
 __all__ = ["DEFAULT_BASE_URL", "ApiKey", "CallOptions", "call_options", "changed", "resolve_key"]
@@ -65,7 +65,7 @@ class CallOptions:
 
 
 def call_options(
-    api_key: ApiKey | None,
+    api_key: KeySource | None,
     timeout: float,
     deadline: float | None,
     headers: Mapping[str, str] | None,
@@ -77,8 +77,10 @@ def call_options(
         ConfigurationError: One of them is missing or wrong.
     """
     if api_key is None:
-        api_key = os.environ.get("KS_API_KEY")
-    if not api_key:
+        found = os.environ.get("KS_API_KEY")
+        api_key = Secret(found) if found else None
+        del found
+    if api_key is None:
         raise ConfigurationError("no API key: set KS_API_KEY, or give Session(api_key=...)")
     return CallOptions(
         key=_checked_key(api_key),
@@ -92,7 +94,7 @@ def call_options(
 def changed(
     options: CallOptions,
     *,
-    api_key: ApiKey | None,
+    api_key: KeySource | None,
     timeout: float | None,
     deadline: float | None,
     headers: Mapping[str, str] | None,
@@ -128,13 +130,13 @@ async def resolve_key(source: KeySource) -> Secret:
     """
     if isinstance(source, Secret):
         return source
-    found = source()
+    found = seal(source())
     if inspect.isawaitable(found):
-        found = await found
+        found = seal(await found)
     return check_credential(found, "what api_key() returned")
 
 
-def _checked_key(api_key: ApiKey) -> KeySource:
+def _checked_key(api_key: KeySource) -> KeySource:
     return api_key if callable(api_key) else check_credential(api_key)
 
 

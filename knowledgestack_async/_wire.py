@@ -37,6 +37,7 @@ __all__ = [
     "read_retry_after",
     "response_error",
     "route_target",
+    "seal",
 ]
 
 T = TypeVar("T")
@@ -64,6 +65,12 @@ class Secret:
     def reveal(self) -> str:
         """The credential itself."""
         return self._text
+
+    @property
+    def is_plain_word(self) -> bool:
+        """Whether a header takes it."""
+        text = self._text
+        return bool(text) and text.isascii() and text.isprintable() and " " not in text
 
     @property
     def fingerprint(self) -> bytes:
@@ -281,24 +288,25 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def check_credential(text: object, what: str = "api_key") -> Secret:
-    """A credential that can stand in a header.
+def seal(value: T) -> T | Secret:
+    """A text as a secret, so that no frame that an error may show has it as a text."""
+    return Secret(value) if isinstance(value, str) else value
+
+
+def check_credential(credential: object, what: str = "api_key") -> Secret:
+    """A sealed credential that can stand in a header.
 
     Raises:
         ConfigurationError: It is not a text, empty, or has characters that no header takes.
     """
-    if not isinstance(text, str):
-        raise ConfigurationError(f"{what} must be a str, not {type(text).__name__}")
-    if (
-        not text
-        or not text.isascii()
-        or any(ord(char) <= 0x20 or ord(char) == 0x7F for char in text)
-    ):
+    if not isinstance(credential, Secret):
+        raise ConfigurationError(f"{what} must be a str, not {type(credential).__name__}")
+    if not credential.is_plain_word:
         raise ConfigurationError(
             f"{what} must be one word of plain ASCII (a key looks like sk-user-...); "
             "is there a space or a line break in it?"
         )
-    return Secret(text)
+    return credential
 
 
 def excerpt(text: str, length: int = EXCERPT_LENGTH) -> str:

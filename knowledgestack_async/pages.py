@@ -303,7 +303,9 @@ class PageIterator(Generic[T]):
         return None if self._limit is None else self._limit - self.matched
 
     def _restore(self, position: object) -> None:
-        found = cast("Mapping[str, Any]", position) if isinstance(position, Mapping) else {}
+        found: Mapping[str, Any] = {}
+        if isinstance(position, Mapping):
+            found = cast("Mapping[str, Any]", position)
         reach, total, last_ids = (found.get(name) for name in ("reach", "total", "last_ids"))
         if (
             not isinstance(reach, int)

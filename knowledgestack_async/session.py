@@ -31,7 +31,7 @@ from ._settings import (
     resolve_key,
 )
 from ._transport import Transport, TransportOptions
-from ._wire import Answer, Call, Secret, check_base_url
+from ._wire import Answer, Call, Secret, check_base_url, seal
 from .errors import ConfigurationError, SessionError
 
 __all__ = ["RawResponse", "Session", "SessionStats"]
@@ -154,7 +154,9 @@ class Session:
         clock: Clock | None = None,
         chance: Chance | None = None,
     ) -> None:
-        self._options = call_options(api_key, timeout, deadline, headers, retry)
+        key = seal(api_key)
+        del api_key  # so that no error's frame shows it
+        self._options = call_options(key, timeout, deadline, headers, retry)
         self._base_url = check_base_url(
             base_url or os.environ.get("KS_BASE_URL") or DEFAULT_BASE_URL,
             allow_plain_http=allow_plain_http,
@@ -239,10 +241,12 @@ class Session:
             hurried = session.with_options(deadline=2)
             ```
         """
+        key = seal(api_key)
+        del api_key
         return self._view(
             changed(
                 self._options,
-                api_key=api_key,
+                api_key=key,
                 timeout=timeout,
                 deadline=deadline,
                 headers=headers,

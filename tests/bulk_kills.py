@@ -9,15 +9,17 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import knowledgestack_async as ks
-from conftest import KEY
 from knowledgestack_async.sandbox import Fault, Sandbox
+from support import KEY
 
 CHILD = Path(__file__).with_name("bulk_child.py")
 
 POINTS = ("claimed", "headers", "effect", "half-read", "answered", "random")
 
 
-async def kill_and_resume(path: Path, point: str, seed: int, *, dialect: str = "documented") -> None:
+async def kill_and_resume(
+    path: Path, point: str, seed: int, *, dialect: str = "documented"
+) -> None:
     """Kill a job at a point, go on with it here, and check that nothing was lost or sent twice."""
     rng = random.Random(f"{point}:{seed}")
     number = rng.randrange(1, 60)

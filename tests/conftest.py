@@ -1,130 +1,15 @@
-"""Fixtures that several modules use: a sandbox with a session, time in one's own hand, raw servers."""
+"""Fixtures that several modules use: a sandbox with a session, whose waits take no time."""
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
 
-import attrs
 import pytest
 
 import knowledgestack_async as ks
 from knowledgestack_async.sandbox import Sandbox
-from knowledgestack_async.sandbox.records import Filters
-
-KEY = "sk-user-canary-7f3a9"
-
-
-class FakeClock:
-    """Time that only passes when somebody sleeps, at once.
-
-    A timeout still has to wait for a real socket, but never longer than ``patience`` real seconds;
-    then all of its time has passed.
-    """
-
-    def __init__(self, patience: float = 5.0) -> None:
-        self.time = 1000.0
-        self.patience = patience
-        self.slept: list[float] = []
-
-    def now(self) -> float:
-        return self.time
-
-    async def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.time += max(0.0, seconds)
-        await asyncio.sleep(0)
-
-    def timeout(self, seconds: float | None) -> AbstractAsyncContextManager[object]:
-        return self._timeout(seconds)
-
-    @asynccontextmanager
-    async def _timeout(self, seconds: float | None) -> AsyncIterator[None]:
-        real = None if seconds is None else max(0.0, min(seconds, self.patience))
-        try:
-            async with asyncio.timeout(real):
-                yield
-        except TimeoutError:
-            self.time += seconds or 0.0
-            raise
-
-
-@attrs.define
-class RawServer:
-    """A server that answers with bytes of the test's choosing, and keeps what it was sent."""
-
-    base_url: str
-    heads: list[bytes] = attrs.field(factory=list)
-    connections: int = 0
-
-
-Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable[None]]
-
-
-@asynccontextmanager
-async def raw_server(
-    script: Script, *, on_connect: bytes = b"", ssl: object = None
-) -> AsyncIterator[RawServer]:
-    """Serve each request of each connection with a script, told the request's head."""
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        tasks.add(asyncio.current_task())  # type: ignore[arg-type]
-        server.connections += 1
-        try:
-            writer.write(on_connect)
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                server.heads.append(head)
-                await script(reader, writer, head)
-                await writer.drain()
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
-
-    listener = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=ssl)  # type: ignore[arg-type]
-    host, port = listener.sockets[0].getsockname()[:2]
-    server = RawServer(f"{'https' if ssl else 'http'}://{host}:{port}")
-    try:
-        yield server
-    finally:
-        listener.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await listener.wait_closed()
-
-
-def http(body: bytes, *, status: str = "200 OK", headers: str = "") -> bytes:
-    """A whole HTTP answer."""
-    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-    return (head + headers + "\r\n").encode() + body
-
-
-def answering(*answers: bytes) -> Script:
-    """A script that gives one answer after the other, the last one for ever."""
-    left = list(answers)
-
-    async def script(_r: asyncio.StreamReader, writer: asyncio.StreamWriter, _h: bytes) -> None:
-        writer.write(left.pop(0) if len(left) > 1 else left[0])
-
-    return script
-
-
-def ids_of(sandbox: Sandbox, status: str) -> list[str]:
-    """The ingestions of a sandbox that are in a state."""
-    filters = Filters(statuses=frozenset({status}))
-    return [item.workflow_id for item in sandbox.store.list(0, 100_000, filters)[0]]
-
-
-def run_id_of(sandbox: Sandbox, status: str = "RUNNING") -> str:
-    """The newest workflow run of a sandbox that is in a state."""
-    run = sandbox.store.runs.newest(status)
-    if run is None:
-        raise LookupError(status)
-    return run.id
+from support import KEY, FakeClock
 
 
 @pytest.fixture

@@ -219,7 +219,7 @@ for name in names:
 
 
 def run_python(*arguments):
-    return subprocess.run(  # noqa: S603
+    return subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", *arguments],
         capture_output=True,
         text=True,

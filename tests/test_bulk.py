@@ -12,10 +12,10 @@ import pytest
 
 import knowledgestack_async as ks
 from bulk_kills import POINTS, kill_and_resume
-from conftest import KEY, FakeClock, ids_of, run_id_of
 from knowledgestack_async._journal import ItemState, SqliteJournal
 from knowledgestack_async.rerun_report import RerunReport, cause_of
 from knowledgestack_async.sandbox import Fault, Sandbox
+from support import KEY, FakeClock, ids_of, run_id_of
 
 DIALECTS = ("documented", "offset", "system-jobs")
 
@@ -26,7 +26,12 @@ def path(tmp_path):
 
 
 def failed_box(count: int = 120, **options) -> Sandbox:
-    options = {"statuses": {"failed": 1.0}, "superseded": 0, "speed": 1000, "api_key": KEY} | options
+    options = {
+        "statuses": {"failed": 1.0},
+        "superseded": 0,
+        "speed": 1000,
+        "api_key": KEY,
+    } | options
     return Sandbox(ingestions=count, **options)
 
 
@@ -131,7 +136,9 @@ async def test_the_reasons_of_a_bulk_rerun_become_refusals(path):
         async with ks.rerun_ingestions(session, summaries, journal=path) as job:
             outcomes = {outcome.workflow_id: outcome async for outcome in job}
         assert outcomes[ids[0]].code == "not_found"
-        assert outcomes[ids[1]].state == "accepted"  # not in bulk: a single rerun takes completed ones
+        assert (
+            outcomes[ids[1]].state == "accepted"
+        )  # not in bulk: a single rerun takes completed ones
         assert outcomes[ids[2]].code == "superseded"
         assert box.request_counts["rerun_ingestion_workflow"] == 1
         assert effects_by_id(box) == Counter(set(ids) - {ids[0], ids[2]})
@@ -394,7 +401,9 @@ async def test_a_journal_in_use_is_refused_and_says_by_whom(path):
 
 async def test_no_secret_is_in_the_journal(path):
     async with failed_box(10) as box, box.session() as session:
-        box.faults.add(Fault("status", route="rerun*", status=409, body={"detail": f"key {KEY}?"}, times=1))
+        box.faults.add(
+            Fault("status", route="rerun*", status=409, body={"detail": f"key {KEY}?"}, times=1)
+        )
         async with ks.rerun_ingestions(session, box.store.ids(), journal=path) as job:
             await job.finish()
     everything = b"".join(file.read_bytes() for file in path.parent.iterdir())
@@ -452,7 +461,9 @@ async def test_it_is_used_with_async_with(session, path):
 
 async def test_progress_tells_where_it_is(path):
     async with failed_box(100, latency=0.002) as box, box.session() as session:
-        async with ks.rerun_ingestions(session, box.store.ids(), journal=path, concurrency=4) as job:
+        async with ks.rerun_ingestions(
+            session, box.store.ids(), journal=path, concurrency=4
+        ) as job:
             for _ in range(50):
                 await anext(job)
             progress = job.progress

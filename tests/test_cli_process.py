@@ -43,7 +43,7 @@ def test_list(server):
 
 def test_a_reader_that_leaves_is_no_error(server):
     line = [*PROGRAM, "ingestions", "list", "--output", "ndjson"]
-    with subprocess.Popen(  # noqa: S603 - this very program
+    with subprocess.Popen(
         line, env=environment(server), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as listing:
         assert json.loads(listing.stdout.readline())
@@ -162,7 +162,7 @@ def test_sandbox(server):
     assert (listed.code, len(listed.out.split())) == (0, 5)
     os.killpg(serving.process.pid, signal.SIGINT)
     assert serving.end().code == 0
-    with subprocess.Popen(  # noqa: S603 - this very program
+    with subprocess.Popen(
         [*PROGRAM, "sandbox", "--output", "json"],
         env=environment(),
         stdout=subprocess.PIPE,

@@ -92,7 +92,7 @@ def environment(sandbox: Sandbox | None = None, **extra: str) -> dict[str, str]:
 
 def in_pipe(args: Sequence[str], env: dict[str, str], stdin: str = "") -> Result:
     """Run ``ks-async`` as a process between pipes."""
-    ended = subprocess.run(  # noqa: S603 - this very program
+    ended = subprocess.run(
         [*PROGRAM, *args],
         env=env,
         input=stdin,
@@ -110,7 +110,7 @@ class Terminal:
     def __init__(self, args: Sequence[str], env: dict[str, str], width: int = 80) -> None:
         self._master, slave = pty.openpty()
         sized = env | {"COLUMNS": str(width), "LINES": "24"}
-        self.process = subprocess.Popen(  # noqa: S603 - this very program
+        self.process = subprocess.Popen(
             [*PROGRAM, *args],
             env=sized,
             stdin=slave,

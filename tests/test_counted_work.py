@@ -44,10 +44,7 @@ def page_of(item):
 
 def imported_by(statement):
     script = f"import sys; {statement}; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    return set(done.stdout.split())
+    return set(subprocess.check_output([sys.executable, "-c", script], text=True).split())
 
 
 def test_the_import_stays_beside_aiohttps():

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import knowledgestack_async as ks
-from conftest import KEY, FakeClock, ids_of, run_id_of
 from knowledgestack_async.sandbox import Fault, Sandbox
+from support import KEY, FakeClock, ids_of, run_id_of
 
 DIALECTS = ("documented", "offset", "system-jobs")
 LISTS = {"list_ingestion_workflows", "no_route"}
@@ -56,7 +56,9 @@ async def test_all_eight_endpoints_work(box, user):
 async def test_a_walk_gives_everything_once_and_newest_first(box, user):
     found = await ks.iter_ingestion_workflows(user, page_size=30)
     assert [item.workflow_id for item in found] == list(box.store.ids())
-    assert [item.created_at for item in found] == sorted((i.created_at for i in found), reverse=True)
+    assert [item.created_at for item in found] == sorted(
+        (i.created_at for i in found), reverse=True
+    )
 
 
 async def test_failed_ones_are_found_rerun_and_waited_for(box, user):
@@ -75,7 +77,9 @@ async def test_the_right_first_guess_costs_nothing(box):
     assert len(box.requests) == 2
 
 
-@pytest.mark.parametrize(("dialect", "most"), [("documented", 1), ("offset", 2), ("system-jobs", 3)])
+@pytest.mark.parametrize(
+    ("dialect", "most"), [("documented", 1), ("offset", 2), ("system-jobs", 3)]
+)
 async def test_finding_out_costs_two_requests_at_most(dialect, most):
     async with Sandbox(ingestions=5, dialect=dialect) as box, box.session() as session:
         await ks.list_ingestion_workflows(session)
@@ -93,7 +97,9 @@ async def test_what_was_learned_is_shared_by_concurrent_tasks(caplog):
                 )
     assert len(found) == 250
     assert box.request_counts["list_ingestion_workflows"] == 1
-    assert box.request_counts["no_route"] <= 60  # those that were in flight meanwhile, and one probe
+    assert (
+        box.request_counts["no_route"] <= 60
+    )  # those that were in flight meanwhile, and one probe
     told = [r.getMessage() for r in caplog.records if "dialect" in r.getMessage()]
     assert told == ["the server speaks the dialect 'system-jobs'"]
 
@@ -132,7 +138,9 @@ async def test_a_change_of_generation_during_a_walk_loses_nothing(box, user, lat
     assert found == ids
 
 
-@pytest.mark.parametrize(("status", "kind"), [(401, ks.Unauthorized), (403, ks.NotFound), (500, ks.NotFound)])
+@pytest.mark.parametrize(
+    ("status", "kind"), [(401, ks.Unauthorized), (403, ks.NotFound), (500, ks.NotFound)]
+)
 async def test_a_probe_that_meets_trouble_decides_nothing(status, kind, clock):
     async with Sandbox(ingestions=5, dialect="system-jobs") as box:
         box.faults.add(Fault("status", status=status, route="list_ingestion_workflows", times=5))
@@ -202,7 +210,9 @@ def rewriting(change: Any) -> Any:
 
 async def test_an_unknown_status_is_kept(box, user):
     box.rewrite_answer = rewriting(lambda item: item.update(status="hibernating"))
-    found = await ks.iter_ingestion_workflows(user, status="hibernating" if box.dialect != "system-jobs" else None)
+    found = await ks.iter_ingestion_workflows(
+        user, status="hibernating" if box.dialect != "system-jobs" else None
+    )
     assert {item.status for item in found} == {"hibernating"}
     assert len(found) == 250
     assert found[0].is_terminal
@@ -217,12 +227,16 @@ async def test_an_unknown_field_is_passed_on(box, user):
 
 
 async def test_a_missing_optional_field_is_none(box, user):
-    box.rewrite_answer = rewriting(lambda item: [item.pop(n, None) for n in ("error", "last_activity")])
+    box.rewrite_answer = rewriting(
+        lambda item: [item.pop(n, None) for n in ("error", "last_activity")]
+    )
     assert {item.error for item in await ks.iter_ingestion_workflows(user)} == {None}
 
 
 async def test_null_for_an_absent_object_is_none(box, user):
-    box.rewrite_answer = rewriting(lambda item: item.update(uploader=None, run_snapshot=None, triggered_by=None))
+    box.rewrite_answer = rewriting(
+        lambda item: item.update(uploader=None, run_snapshot=None, triggered_by=None)
+    )
     assert (await ks.list_ingestion_workflows(user)).items[0].uploader is None
     run = await ks.get_workflow_run(user, run_id_of(box))
     assert run.run_snapshot is None
@@ -259,7 +273,10 @@ async def test_a_total_that_moves_during_the_walk_loses_nothing(box, user, grows
                 box.store.remove_ingestion(one)
 
     box.before_request = change
-    found = [item.workflow_id for item in await ks.iter_ingestion_workflows(user, page_size=25, prefetch=prefetch)]
+    found = [
+        item.workflow_id
+        for item in await ks.iter_ingestion_workflows(user, page_size=25, prefetch=prefetch)
+    ]
     assert len(found) == len(set(found))
     staying = [one for one in ids if grows or one in set(box.store.ids())]
     assert [one for one in found if one in set(staying)] == staying

@@ -10,9 +10,9 @@ from contextvars import ContextVar
 import pytest
 
 import knowledgestack_async as ks
-from conftest import FakeClock
 from knowledgestack_async._governor import Governor
 from knowledgestack_async._wire import Priority
+from support import FakeClock
 
 FOREVER = float("inf")
 
@@ -136,7 +136,9 @@ async def test_urgent_calls_go_first_and_nobody_starves(clock):
         await asyncio.sleep(0)
         governor.release()
 
-    calls = [call(priority) for priority in (Priority.BACKGROUND, Priority.NORMAL, Priority.URGENT) * 20]
+    calls = [
+        call(priority) for priority in (Priority.BACKGROUND, Priority.NORMAL, Priority.URGENT) * 20
+    ]
     work = asyncio.gather(*calls)
     await asyncio.sleep(0)
     governor.release()

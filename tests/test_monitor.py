@@ -9,8 +9,8 @@ import attrs
 import pytest
 
 import knowledgestack_async as ks
-from conftest import ids_of, run_id_of
 from knowledgestack_async.sandbox import Fault, Sandbox, SteppedClock
+from support import ids_of, run_id_of
 
 
 class TickingClock:
@@ -50,7 +50,7 @@ async def test_waiting_gives_the_terminal_detail(stepped):
     done = await ks.wait_for_ingestion(session, workflow_id, on_change=seen.append)
     assert done.status == "completed"
     assert done.is_terminal
-    assert [detail.status for detail in seen][0] == "pending"
+    assert seen[0].status == "pending"
     assert seen[-1] == done
     assert clock.slept == sorted(clock.slept) or len(clock.slept) < 30
     assert sandbox.request_counts["get_ingestion_workflow"] == len(clock.slept) + 1
@@ -136,13 +136,17 @@ async def test_polling_answers_each_id_once_with_a_status_or_an_error(sandbox, s
     assert results.keys() == set(ids)
     assert isinstance(results["nobody"].error, ks.NotFound)
     assert isinstance(results["a/b"].error, ks.ConfigurationError)
-    assert all(results[one].status.execution_status == "FAILED" for one in ids_of(sandbox, "failed"))
+    assert all(
+        results[one].status.execution_status == "FAILED" for one in ids_of(sandbox, "failed")
+    )
 
 
 async def test_polling_keeps_to_its_concurrency(sandbox):
     sandbox.faults.add(Fault("latency", seconds=0.005))
     async with sandbox.session() as session:
-        async with ks.poll_workflow_statuses(session, ids_of(sandbox, "failed"), concurrency=4) as poll:
+        async with ks.poll_workflow_statuses(
+            session, ids_of(sandbox, "failed"), concurrency=4
+        ) as poll:
             _ = [result async for result in poll]
     assert sandbox.max_in_flight == 4
 

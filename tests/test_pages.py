@@ -321,7 +321,7 @@ async def test_an_error_comes_up_at_its_place_and_going_on_tries_again(walk, pre
         iterator, given = walk(source, prefetch=prefetch), []
         with pytest.raises(ConnectionError, match="lost"):
             async for item in iterator:
-                given.append(item)  # noqa: PERF401 - what came before the error counts
+                given.append(item)
         assert given == source.items[: len(given)]
         assert failing_start <= len(given) <= failing_start + 100
         assert given + await iterator == source.items
@@ -399,7 +399,7 @@ async def test_a_server_that_ignores_what_is_asked_is_an_error_soon(walk, prefet
     iterator, given = walk(fetch, prefetch=prefetch), []
     with pytest.raises(WalkError, match="whatever is asked of it"):
         async for item in iterator:
-            given.append(item)  # noqa: PERF401 - what came before the error counts
+            given.append(item)
     assert given == [f"i{number}" for number in range(20)]
     assert len(asked) <= 30
 

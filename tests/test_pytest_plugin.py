@@ -146,7 +146,7 @@ def test_it_costs_nothing_where_it_is_not_used():
         "spec.loader.exec_module(u.module_from_spec(spec))\n"
         "print(*{'knowledgestack_async', 'aiohttp', 'msgspec'} & set(sys.modules))"
     )
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import pickle
 import random
@@ -17,8 +18,8 @@ import pytest
 import trustme
 
 import knowledgestack_async as ks
-from conftest import KEY, FakeClock, answering, http, ids_of, raw_server, run_id_of
 from knowledgestack_async.sandbox import Fault, Sandbox
+from support import KEY, FakeClock, answering, http, ids_of, raw_server, run_id_of
 
 
 @attrs.frozen
@@ -206,7 +207,18 @@ async def test_a_success_that_is_cut_is_accepted_where_it_must_not_be_repeated(
 @every_endpoint
 @pytest.mark.parametrize(
     "body",
-    ["html", "empty", "bom", "charset", "nan", "digits", "nesting", "not-utf-8", "gzip-bomb", "not-gzip"],
+    [
+        "html",
+        "empty",
+        "bom",
+        "charset",
+        "nan",
+        "digits",
+        "nesting",
+        "not-utf-8",
+        "gzip-bomb",
+        "not-gzip",
+    ],
 )
 async def test_a_success_that_is_garbage_is_accepted_or_invalid(sandbox, endpoint, body):
     sandbox.faults.add(Fault("garbage", body=body, route=endpoint.route))
@@ -433,12 +445,14 @@ async def test_a_server_that_cant_prove_who_it_is_gets_nothing(kind):
 
 async def test_a_late_answer_is_not_taken_for_the_next_ones(sandbox):
     first, second = ids_of(sandbox, "failed")[:2]
-    late = b'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}'
+    late = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
     for seconds in (None, 0.001):
         sandbox.faults.add(Fault("unsolicited", body=late, seconds=seconds, times=1))
     async with sandbox.session(clock=FakeClock(patience=2)) as session:
         for workflow_id in (first, second, first, second):
-            assert (await ks.get_ingestion_workflow(session, workflow_id)).workflow_id == workflow_id
+            assert (
+                await ks.get_ingestion_workflow(session, workflow_id)
+            ).workflow_id == workflow_id
             await asyncio.sleep(0.005)
 
 
@@ -573,7 +587,5 @@ async def test_cancelling_thousands_of_calls_brings_all_of_them_back():
 
 
 async def ks_ignore(work: Awaitable[Any]) -> None:
-    try:
+    with contextlib.suppress(ks.KnowledgeStackError):
         await work
-    except ks.KnowledgeStackError:
-        pass

@@ -12,7 +12,6 @@ from urllib.parse import quote
 
 import attrs
 import pytest
-from conftest import KEY, FakeClock, http, raw_server
 
 import knowledgestack_async as ks
 from knowledgestack_async import _report_text
@@ -21,6 +20,7 @@ from knowledgestack_async._spool import Spool
 from knowledgestack_async.api.reporting import deliver_spooled, report_outcome, run_with_limit
 from knowledgestack_async.sandbox import Fault, Sandbox
 from knowledgestack_async.sandbox.faults import FaultKind
+from support import KEY, FakeClock, http, raw_server
 
 CALLBACK = "send_workflow_run_callback"
 

@@ -54,7 +54,7 @@ class Wire:
 
 async def until(true):
     """Returns once something has become true."""
-    while not true():  # noqa: ASYNC110 - there is no event for it
+    while not true():
         await asyncio.sleep(0.001)
 
 

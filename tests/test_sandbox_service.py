@@ -595,7 +595,7 @@ async def test_leaving_ends_what_is_under_way():
                 "127.0.0.1", int(sandbox.base_url.rpartition(":")[2])
             )
             half.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf")
-            while sandbox.max_in_flight < 2:  # noqa: ASYNC110 - there is no event for it
+            while sandbox.max_in_flight < 2:
                 await asyncio.sleep(0.001)
         with pytest.raises(aiohttp.ClientError):
             await waiting

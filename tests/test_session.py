@@ -11,8 +11,8 @@ import pytest
 import trustme
 
 import knowledgestack_async as ks
-from conftest import KEY, FakeClock, answering, http, ids_of, raw_server, run_id_of
 from knowledgestack_async.sandbox import Fault, Sandbox
+from support import KEY, FakeClock, answering, http, ids_of, raw_server, run_id_of
 
 
 async def test_no_key_is_said_before_any_io():
@@ -160,7 +160,10 @@ async def test_an_ssl_context_is_used_when_it_is_given():
     authority.issue_cert("127.0.0.1").configure_cert(server_side)
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
-    async with Sandbox(ssl_context=server_side) as sandbox, sandbox.session(ssl=trusting) as session:
+    async with (
+        Sandbox(ssl_context=server_side) as sandbox,
+        sandbox.session(ssl=trusting) as session,
+    ):
         assert (await ks.list_ingestion_workflows(session)).total == 20
 
 

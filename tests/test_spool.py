@@ -10,7 +10,6 @@ import threading
 from contextlib import closing
 
 import pytest
-from conftest import KEY, FakeClock
 from runner_kills import add_noise, check_nothing_is_lost, kill_runners, run_child
 
 import knowledgestack_async as ks
@@ -19,6 +18,7 @@ from knowledgestack_async._database import Database
 from knowledgestack_async._spool import Spool, SpoolEntry
 from knowledgestack_async.api.reporting import deliver_spooled, report_outcome, run_with_limit
 from knowledgestack_async.sandbox import Fault, Sandbox
+from support import KEY, FakeClock
 
 CALLBACK = "send_workflow_run_callback"
 

@@ -7,12 +7,13 @@ import random
 import tracemalloc
 from collections import Counter, defaultdict
 from contextvars import ContextVar
+from itertools import pairwise
 
 import pytest
 
 import knowledgestack_async as ks
-from conftest import KEY, ids_of
 from knowledgestack_async.sandbox import Fault, Sandbox, SteppedClock
+from support import KEY
 
 
 class Stepping:
@@ -93,7 +94,7 @@ async def test_a_tick_costs_a_hundredth(dialect):
         assert ticks.cost() == len(poller_ticks)
 
 
-async def test_watching_three_of_many_costs_three(session):
+async def test_watching_three_of_many_costs_three():
     box, clock = stepped_box(3000, pipeline_seconds=(1000.0, 1001.0))
     async with box, box.session(clock=clock) as session:
         ids = list(box.store.ids())[:3]
@@ -167,7 +168,9 @@ async def test_one_that_doesnt_exist_or_vanishes_is_an_event():
             summary = watch.summary
     assert kinds.keys() == {"nobody", vanishing}
     assert kinds[vanishing].previous == "processing"
-    assert all(isinstance(change.error, ks.NotFound) and change.is_final for change in kinds.values())
+    assert all(
+        isinstance(change.error, ks.NotFound) and change.is_final for change in kinds.values()
+    )
     assert (summary.finished, summary.missing) == (29, 2)
 
 
@@ -213,7 +216,6 @@ async def test_a_failing_sweep_is_told_once_and_the_watch_goes_on():
     box, clock = stepped_box(40, pipeline_seconds=(60.0, 90.0))
     retry = ks.RetryPolicy(tries=1)
     async with box, box.session(clock=clock, retry=retry) as session:
-        kinds = []
         outage = None
         ticks = 0
         async with ks.watch_ingestions(session, box.store.ids()) as watch:
@@ -227,8 +229,7 @@ async def test_a_failing_sweep_is_told_once_and_the_watch_goes_on():
                     outage.remove()
 
             box.before_request = look
-            async for change in watch:
-                kinds.append(change.kind)
+            kinds = [change.kind async for change in watch]
             assert isinstance(watch.summary.last_error, ks.ServerError)
     counts = Counter(kinds)
     assert (counts["trouble"], counts["recovered"]) == (1, 1)
@@ -358,7 +359,7 @@ async def test_ticks_are_never_faster_than_asked():
         ids = box.store.ids()[:1]
         async with ks.watch_ingestions(session, ids, interval=20) as watch:
             _ = [change async for change in watch]
-    assert min(b - a for a, b in zip(times, times[1:], strict=False)) >= 20
+    assert min(b - a for a, b in pairwise(times)) >= 20
 
 
 async def test_a_pause_that_the_server_asked_for_goes_first():
@@ -369,7 +370,7 @@ async def test_a_pause_that_the_server_asked_for_goes_first():
         box.before_request = lambda _r: times.append(clock.now())
         async with ks.watch_ingestions(session, box.store.ids()[:1]) as watch:
             _ = [change async for change in watch]
-    assert max(b - a for a, b in zip(times, times[1:], strict=False)) >= 40
+    assert max(b - a for a, b in pairwise(times)) >= 40
 
 
 async def test_watching_a_hundred_thousand_stays_in_bounds():

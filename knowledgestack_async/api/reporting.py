@@ -14,7 +14,16 @@ from uuid import UUID
 from .._checks import check_count, check_seconds
 from .._dialects import Dialect, Route
 from .._spool import Spool, SpoolEntry, SpoolReport, deliver_entries
-from .._wire import Answer, Call, check_credential, check_id, model_reader, route_target
+from .._wire import (
+    Answer,
+    Call,
+    Secret,
+    check_credential,
+    check_id,
+    model_reader,
+    route_target,
+    seal,
+)
 from ..models import WorkflowCallbackResponse, WorkflowRunResponse, WorkflowRunStatus
 from ..runner import Outcome, Reporter, Work, work_within
 from ..session import Session
@@ -202,8 +211,9 @@ def _as_runner(session: Session, token: Token | None) -> Session:
     """The session, or a view of it that has the token, and nothing else, for its key."""
     if token is None:
         return session
-    if isinstance(token, str):
-        check_credential(token, "token")
+    sealed = seal(token)
+    if isinstance(sealed, Secret):
+        check_credential(sealed, "token")
     return session.with_options(api_key=token)
 
 

@@ -8,7 +8,16 @@ from uuid import UUID
 
 from .._codec import encode_json
 from .._dialects import Route
-from .._wire import Call, Priority, check_credential, check_id, model_reader, route_target
+from .._wire import (
+    Call,
+    Priority,
+    Secret,
+    check_credential,
+    check_id,
+    model_reader,
+    route_target,
+    seal,
+)
 from ..errors import ConfigurationError
 from ..models import WorkflowCallbackResponse, WorkflowRunResponse, WorkflowRunStatus
 from ..monitor import wait_for_end
@@ -111,18 +120,24 @@ async def send_workflow_run_callback(
         OutcomeUnknown: No answer came; sending it again does no harm.
         RequestError: The call failed.
     """
-    call = callback_call(run_id, status, error, token)
+    credential = seal(token)
+    del token  # so that no error's frame shows it
+    if credential is not None:
+        credential = check_credential(credential, "token")
+    call = callback_call(run_id, status, error, credential)
     return (await session.execute(call)).value
 
 
 def callback_call(
-    run_id: str | UUID, status: str, error: str | None, token: str | None = None
+    run_id: str | UUID, status: str, error: object, credential: Secret | None = None
 ) -> Call[WorkflowCallbackResponse]:
     """The call that reports the outcome of a run; see ``send_workflow_run_callback``."""
     checked = check_id(run_id, "run_id")
     word = str(status)
     if word not in _OUTCOMES:
         raise ConfigurationError(f"status must be COMPLETED or FAILED, not {word[:40]!r}")
+    if not isinstance(error, str | None):
+        raise ConfigurationError(f"error must be a str, not {type(error).__name__}")
     if error is not None and word == "COMPLETED":
         raise ConfigurationError("error goes with FAILED only: a completed run has none")
     body = {"status": word} if error is None else {"status": word, "error": fit_error(error)}
@@ -135,7 +150,7 @@ def callback_call(
         effect=True,
         priority=Priority.URGENT,
         own_connection=True,
-        credential=None if token is None else check_credential(token, "token"),
+        credential=credential,
         exempt=True,
     )
 

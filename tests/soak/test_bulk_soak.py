@@ -11,8 +11,8 @@ import pytest
 
 import knowledgestack_async as ks
 from bulk_kills import POINTS, kill_and_resume
-from conftest import KEY
 from knowledgestack_async.sandbox import Fault, Sandbox
+from support import KEY
 
 
 @pytest.mark.parametrize("seed", range(34))

@@ -1,0 +1,99 @@
+"""How the documentation is built: Sphinx, furo and MyST."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+import knowledgestack_async
+from knowledgestack_async.models import WireObject
+
+HERE = Path(__file__).parent
+BENCHMARKS = HERE.parent / "benchmarks" / "results" / "table.md"
+PLOTS = HERE / "_static" / "benchmarks"
+
+project = "knowledgestack-async"
+copyright = "the knowledgestack-async contributors"  # noqa: A001 - Sphinx wants it by this name
+release = version = knowledgestack_async.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build", "examples"]
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+napoleon_use_ivar = True
+python_maximum_signature_line_length = 88
+default_role = "code"
+suppress_warnings = ["autodoc.mocked_object"]
+copybutton_prompt_text = "$ "
+
+html_theme = "furo"
+html_title = f"knowledgestack-async {release}"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
+html_theme_options = {"navigation_with_keys": True}
+
+
+def fence_to_directive(
+    _app: Any, _what: str, _name: str, _object: Any, _options: Any, lines: list[str]
+) -> None:
+    """Docstrings show examples in Markdown's fences, which editors render; Sphinx reads directives."""
+    found: list[str] = []
+    indent: str | None = None
+    for line in lines:
+        text = line.lstrip()
+        if text.startswith("```") and indent is None:
+            indent = line[: len(line) - len(text)]
+            language = text.removeprefix("```") or "text"
+            found += ["", f"{indent}.. code-block:: {language}", ""]
+        elif text.startswith("```"):
+            indent = None
+            found.append("")
+        else:
+            found.append(line if indent is None else f"   {line}".rstrip())
+    lines[:] = found
+
+
+def hide_constructor(
+    _app: Any, what: str, _name: str, made: Any, *_rest: Any
+) -> tuple[str, str | None] | None:
+    """Nobody but the SDK makes answers and errors, so how that is done is no part of the page."""
+    if what == "exception" or (
+        isinstance(made, type) and attrs.has(made) and issubclass(made, WireObject)
+    ):
+        return "", None
+    return None
+
+
+def add_benchmarks(_app: Any, name: str, source: list[str]) -> None:
+    """Put what was measured into the page on performance, if it was."""
+    if name != "performance":
+        return
+    table = "Nothing was measured in this checkout yet: `nox -s bench` does it."
+    if BENCHMARKS.exists():
+        table = BENCHMARKS.read_text().replace("\n# ", "\n## ")
+        table = table.partition("\n")[2] if table.startswith("# ") else table
+    plots = "\n\n".join(
+        f"![{plot.stem.replace('_', ' ')}](_static/benchmarks/{plot.name})"
+        for plot in sorted(PLOTS.glob("*.svg"))
+    )
+    source[0] = source[0].replace("<!-- benchmarks: table -->", table)
+    source[0] = source[0].replace("<!-- benchmarks: plots -->", plots)
+
+
+def setup(app: Any) -> None:
+    """Tell Sphinx of the above."""
+    app.connect("autodoc-process-docstring", fence_to_directive)
+    app.connect("autodoc-process-signature", hide_constructor)
+    app.connect("source-read", add_benchmarks)
