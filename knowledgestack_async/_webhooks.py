@@ -43,6 +43,7 @@ def verify_webhook(
     """
     secrets = [secret] if isinstance(secret, str | bytes) else list(secret)
     if not secrets or not all(secrets):
+        del secret, secrets  # so that no error's frame shows them
         raise ConfigurationError("the webhook secret is empty, and an empty one proves nothing")
     given = (signature or "").strip().lower().removeprefix(PREFIX).encode(errors="replace")
     keys = [one.encode() if isinstance(one, str) else one for one in secrets]

@@ -288,7 +288,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def seal(value: T) -> T | Secret:
+def seal(value: str | T) -> Secret | T:
     """A text as a secret, so that no frame that an error may show has it as a text."""
     return Secret(value) if isinstance(value, str) else value
 

@@ -7,6 +7,7 @@ import json
 import logging
 import random
 from collections import defaultdict
+from traceback import StackSummary, TracebackException
 from typing import get_args
 from urllib.parse import quote
 
@@ -247,6 +248,35 @@ async def test_a_callable_that_fails_never_falls_back_and_tells_nothing(
     assert isinstance(outcome.problem, LookupError)
     assert "vault-password-1" not in caplog.text
     assert sandbox.requests == []
+
+
+async def test_no_frame_of_ours_shows_a_token_or_a_secret(sandbox, session, run):
+    token, secret = "ksrun_canary-1", "whsec_canary-2"
+
+    async def work(_run):
+        raise ValueError("mine")
+
+    async def reported():
+        async with report_outcome(session, run.id, token=token, hide=[secret]):
+            pass
+
+    tries = (
+        lambda: run_with_limit(session, run.id, work, token=token, hide=[secret]),
+        lambda: run_with_limit(session, run.id, work, token=token, hide=[secret], margin=-1),
+        lambda: run_with_limit(session, "../x", work, token=token, hide=[secret]),
+        lambda: run_with_limit(session, run.id, work, token=f"{token} two", hide=[secret]),
+        lambda: deliver_spooled(session, "/", token=token),
+        reported,
+    )
+    for attempt in tries:
+        with pytest.raises((ks.KnowledgeStackError, ValueError)) as caught:
+            await attempt()
+        told = TracebackException.from_exception(caught.value, capture_locals=True)
+        frames = [frame for frame in told.stack if frame.filename != __file__]
+        shown = "".join(StackSummary.from_list(frames).format()) + str(caught.value)
+        assert frames
+        assert token not in shown
+        assert secret not in shown
 
 
 @pytest.mark.parametrize("given", [{"run_id": "../x"}, {"cancel_deadline": 0}])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import knowledgestack_async as ks
 from knowledgestack_async._checks import check_count, check_seconds
 from knowledgestack_async._settings import call_options, changed, resolve_key
-from knowledgestack_async._wire import Secret
+from knowledgestack_async._wire import Secret, seal
 
 NAN, INF = float("nan"), float("inf")
 
@@ -22,12 +22,13 @@ def no_environment(monkeypatch):
 
 
 def options(api_key="sk-user-1", timeout=30.0, deadline=None, headers=None, retry=None):
-    return call_options(api_key, timeout, deadline, headers, retry)
+    return call_options(seal(api_key), timeout, deadline, headers, retry)
 
 
 def but(options_, **changes):
     unchanged = dict.fromkeys(["api_key", "timeout", "deadline", "headers", "retry"])
-    return changed(options_, **{**unchanged, **changes})
+    sealed = {name: seal(value) if name == "api_key" else value for name, value in changes.items()}
+    return changed(options_, **{**unchanged, **sealed})
 
 
 # Numbers

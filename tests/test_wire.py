@@ -35,6 +35,7 @@ from knowledgestack_async._wire import (
     read_retry_after,
     response_error,
     route_target,
+    seal,
 )
 
 DOCUMENTED, OFFSETS, SYSTEM_JOBS = GENERATIONS
@@ -192,8 +193,8 @@ def test_plain_http_is_allowed_where_asked_for():
 
 
 def test_a_credential_is_one_word_of_plain_ascii():
-    assert check_credential("sk-user-1").reveal() == "sk-user-1"
-    assert check_credential("!~").reveal() == "!~"
+    assert check_credential(seal("sk-user-1")).reveal() == "sk-user-1"
+    assert check_credential(seal("!~")).reveal() == "!~"
 
 
 @pytest.mark.parametrize(
@@ -201,7 +202,7 @@ def test_a_credential_is_one_word_of_plain_ascii():
 )
 def test_what_no_header_takes_is_no_credential(value):
     with pytest.raises(ks.ConfigurationError, match=r"^token must be one word") as caught:
-        check_credential(value, "token")
+        check_credential(seal(value), "token")
     if value.strip():
         assert value not in str(caught.value)
 

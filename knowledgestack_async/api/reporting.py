@@ -36,7 +36,10 @@ T = TypeVar("T")
 Token = str | Callable[[], str | Awaitable[str]]
 """A run's token or the runner's secret, or a function (a coroutine function too) that is asked for it
 each time."""
+SealedToken = Secret | Callable[[], str | Awaitable[str]]
 
+CANCEL_DEADLINE = 5.0
+"""How long a report may take after a cancellation, in seconds."""
 SECRETS_PATIENCE = 1.0
 """How long to wait for a secret that is to be hidden, in seconds: the outcome comes first."""
 HIDDEN = "[secret]"
@@ -50,7 +53,7 @@ def report_outcome(
     token: Token | None = None,
     spool: str | os.PathLike[str] | None = None,
     hide: Iterable[str] = (),
-    cancel_deadline: float = 5.0,
+    cancel_deadline: float = CANCEL_DEADLINE,
 ) -> Outcome:
     """Report how a run ended when an ``async with`` block is left (reference page: Run callback).
 
@@ -100,18 +103,9 @@ def report_outcome(
             await work()
         ```
     """
-    checked = check_id(run_id, "run_id")
-    check_seconds(cancel_deadline, "cancel_deadline")
-    runner = _as_runner(session, token)
-    session.check_usable()
-    reporter = Reporter(
-        server=session.base_url,
-        send=partial(_send, runner, checked),
-        censor=partial(_make_censor, {session, runner}, frozenset(hide)),
-        clock=session.clock,
-        spool=None if spool is None else _spool_at(session, spool),
-    )
-    return Outcome(checked, reporter, cancel_deadline)
+    key, hidden = seal(token), frozenset(map(Secret, hide))
+    del token, hide  # so that no error's frame shows them
+    return _outcome(session, run_id, key, hidden, spool, cancel_deadline)
 
 
 async def deliver_spooled(
@@ -145,11 +139,13 @@ async def deliver_spooled(
             print(run_id, error)
         ```
     """
+    key = seal(token)
+    del token  # so that no error's frame shows it
     session.check_usable()
     check_count(concurrency, "concurrency")
 
     async def send(entry: SpoolEntry) -> None:
-        own = partial(token, entry.run_id) if callable(token) else token
+        own = partial(key, entry.run_id) if callable(key) else key
         await _send(_as_runner(session, own), entry.run_id, entry.status, entry.error)
 
     file = _spool_at(session, spool)
@@ -201,20 +197,43 @@ async def run_with_limit(
         )
         ```
     """
+    key, hidden = seal(token), frozenset(map(Secret, hide))
+    del token, hide  # so that no error's frame shows them
     check_seconds(margin, "margin", or_zero=True)
-    outcome = report_outcome(session, run_id, token=token, spool=spool, hide=hide)
+    outcome = _outcome(session, run_id, key, hidden, spool, CANCEL_DEADLINE)
     read = partial(_read_with_age, session, outcome.run_id)
     return await work_within(outcome, read, work, margin=margin, clock=session.clock)
 
 
-def _as_runner(session: Session, token: Token | None) -> Session:
+def _outcome(
+    session: Session,
+    run_id: str | UUID,
+    key: SealedToken | None,
+    hidden: frozenset[Secret],
+    spool: str | os.PathLike[str] | None,
+    cancel_deadline: float,
+) -> Outcome:
+    checked = check_id(run_id, "run_id")
+    check_seconds(cancel_deadline, "cancel_deadline")
+    runner = _as_runner(session, key)
+    session.check_usable()
+    reporter = Reporter(
+        server=session.base_url,
+        send=partial(_send, runner, checked),
+        censor=partial(_make_censor, {session, runner}, hidden),
+        clock=session.clock,
+        spool=None if spool is None else _spool_at(session, spool),
+    )
+    return Outcome(checked, reporter, cancel_deadline)
+
+
+def _as_runner(session: Session, key: SealedToken | None) -> Session:
     """The session, or a view of it that has the token, and nothing else, for its key."""
-    if token is None:
+    if key is None:
         return session
-    sealed = seal(token)
-    if isinstance(sealed, Secret):
-        check_credential(sealed, "token")
-    return session.with_options(api_key=token)
+    return session.with_options(
+        api_key=key if callable(key) else check_credential(key, "token").reveal
+    )
 
 
 async def _send(
@@ -224,21 +243,23 @@ async def _send(
     return done.value, done.doubted
 
 
-async def _make_censor(owners: Iterable[Session], others: Iterable[str]) -> Callable[[str], str]:
+async def _make_censor(
+    owners: Iterable[Session], others: frozenset[Secret]
+) -> Callable[[str], str]:
     """What takes the secrets out of a text, as far as they can be had in time."""
     secrets = set(others)
     for owner in owners:
         with suppress(Exception):  # then the report tells of it, when it is sent
             async with owner.clock.timeout(SECRETS_PATIENCE):
-                secrets.add((await owner.credential()).reveal())
-    spellings = {spelt for secret in secrets for spelt in (secret, quote(secret, safe=""))} - {""}
+                secrets.add(await owner.credential())
+    return partial(_censor, secrets)
 
-    def censor(text: str) -> str:
-        for spelt in sorted(spellings, key=len, reverse=True):
-            text = text.replace(spelt, HIDDEN)
-        return text
 
-    return censor
+def _censor(secrets: Iterable[Secret], text: str) -> str:
+    words = {secret.reveal() for secret in secrets} - {""}
+    for word in sorted(words | {quote(word, safe="") for word in words}, key=len, reverse=True):
+        text = text.replace(word, HIDDEN)
+    return text
 
 
 def _spool_at(session: Session, path: str | os.PathLike[str]) -> Spool:
