@@ -192,16 +192,14 @@ class Engine:
         fault = fault_of(answer)
         if fault is None:
             self._governor.answered()
-            return _read_body(call, dialect, answer)
-        for secret in secrets:
-            answer = attrs.evolve(answer, body=secret.hide_in(answer.body))
+            return _read_body(call, dialect, answer, secrets)
         retry_after = read_retry_after(answer.headers, self._wall_clock())
         if fault is Fault.REFUSED:
             self._governor.pushed_back(slot, retry_after)
         reason = f"the server answered {answer.status}"
         if 300 <= answer.status < 400:
             reason += "; redirects are not followed"
-        return Problem(fault, reason, answer, retry_after)
+        return Problem(fault, reason, _without(secrets, answer), retry_after)
 
     async def _wait_or_raise(
         self,
@@ -297,7 +295,16 @@ def _headers(call: Call[Any], options: CallOptions) -> dict[str, str]:
     return headers if call.body is None else {**headers, "Content-Type": "application/json"}
 
 
-def _read_body(call: Call[T], dialect: Dialect, answer: Answer) -> Done[T] | Problem:
+def _without(secrets: list[Secret], answer: Answer) -> Answer:
+    """An answer as an error may show it."""
+    for secret in secrets:
+        answer = attrs.evolve(answer, body=secret.hide_in(answer.body))
+    return answer
+
+
+def _read_body(
+    call: Call[T], dialect: Dialect, answer: Answer, secrets: list[Secret]
+) -> Done[T] | Problem:
     try:
         return Done(call.read(answer, dialect), request_id=answer.request_id)
     except Misdelivered as error:
@@ -307,7 +314,8 @@ def _read_body(call: Call[T], dialect: Dialect, answer: Answer) -> Done[T] | Pro
         answer.discard()
         if call.accepted is not None:
             return Done(call.accepted(answer), request_id=answer.request_id)
-        return Problem(Fault.ODD, error.reason, answer, json_path=error.path)
+        shown = _without(secrets, answer)
+        return Problem(Fault.ODD, error.reason, shown, json_path=error.path)
 
 
 def _probe_call(generation: Dialect) -> Call[bool]:

@@ -80,7 +80,7 @@ def call_options(
         found = os.environ.get("KS_API_KEY")
         api_key = Secret(found) if found else None
         del found
-    if api_key is None:
+    if not api_key:
         raise ConfigurationError("no API key: set KS_API_KEY, or give Session(api_key=...)")
     return CallOptions(
         key=_checked_key(api_key),

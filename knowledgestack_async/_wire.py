@@ -62,6 +62,9 @@ class Secret:
     def __init__(self, text: str) -> None:
         self._text = text
 
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
     def reveal(self) -> str:
         """The credential itself."""
         return self._text
