@@ -25,7 +25,7 @@ from ._retry import Chance
 from ._upstream import Upstream
 from .errors import ConfigurationError, SessionError
 from .models import WorkflowSummaryResponse
-from .rerun_report import RerunOutcome, RerunProgress, RerunReport
+from .rerun_report import RerunOutcome, RerunProgress, RerunReport, Tally
 from .watching import Watch
 
 __all__ = ["RerunJob", "RerunSettings", "Source"]
@@ -148,7 +148,8 @@ class RerunJob:
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
-            self._report = await self._read_report()
+            if self._report is None:
+                self._report = await self._read_report()
             self._publish(is_over=True)
             await self._journal.close()
 
@@ -304,5 +305,7 @@ class RerunJob:
         self._journal.publish({"is_over": is_over, **attrs.asdict(self.progress)})
 
     async def _read_report(self) -> RerunReport:
-        items = [item async for item in self._journal.items()]
-        return RerunReport.of(items, stopped_by=self._sender.stopped_by, keep_items=True)
+        tally = Tally()
+        async for item in self._journal.items():
+            tally.add(item)
+        return tally.report(self._sender.stopped_by)

@@ -14,7 +14,7 @@ import attrs
 
 from ._journal import ItemState, JournalItem
 
-__all__ = ["RerunOutcome", "RerunProgress", "RerunReport", "cause_of"]
+__all__ = ["RerunOutcome", "RerunProgress", "RerunReport", "Tally", "cause_of"]
 
 _UUID = re.compile(r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b")
 _ID = re.compile(r"\b(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[\w-]{6,}\b")
@@ -108,7 +108,7 @@ class RerunReport:
             each cause, ids and numbers taken out.
         unknown: The ids of which nobody can tell whether they ran.
         stopped_by: Why the job stopped before its end, if it did.
-        items: What came of each, where they were asked for.
+        items: What came of each.
     """
 
     counts: Mapping[str, int]
@@ -119,37 +119,12 @@ class RerunReport:
     items: tuple[RerunOutcome, ...] = attrs.field(default=(), repr=False)
 
     @classmethod
-    def of(
-        cls,
-        items: Iterable[JournalItem],
-        *,
-        stopped_by: str | None = None,
-        keep_items: bool = False,
-    ) -> RerunReport:
+    def of(cls, items: Iterable[JournalItem], *, stopped_by: str | None = None) -> RerunReport:
         """The report on these items."""
-        counts: Counter[str] = Counter()
-        outcomes: Counter[str] = Counter()
-        causes: Counter[str] = Counter()
-        unknown: list[str] = []
-        kept: list[RerunOutcome] = []
+        tally = Tally()
         for item in items:
-            counts[item.state] += 1
-            if item.outcome:
-                outcomes[item.outcome] += 1
-            if item.error or item.code:
-                causes[cause_of(item.error or item.code or "")] += 1
-            if item.state is ItemState.UNKNOWN:
-                unknown.append(item.workflow_id)
-            if keep_items:
-                kept.append(RerunOutcome.of(item))
-        return cls(
-            counts=dict(counts),
-            outcomes=dict(outcomes),
-            causes=dict(causes.most_common()),
-            unknown=tuple(unknown),
-            stopped_by=stopped_by,
-            items=tuple(kept),
-        )
+            tally.add(item)
+        return tally.report(stopped_by)
 
     @property
     def is_good(self) -> bool:
@@ -177,3 +152,35 @@ class RerunReport:
         for item in self.items:
             table.writerow([getattr(item, name) for name in names])
         return text.getvalue()
+
+
+class Tally:
+    """Adds a report up, item by item, without keeping what it isn't going to tell."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._outcomes: Counter[str] = Counter()
+        self._causes: Counter[str] = Counter()
+        self._items: list[RerunOutcome] = []
+
+    def add(self, item: JournalItem) -> None:
+        """Count one more."""
+        self._counts[item.state] += 1
+        if item.outcome:
+            self._outcomes[item.outcome] += 1
+        if item.error or item.code:
+            self._causes[cause_of(item.error or item.code or "")] += 1
+        self._items.append(RerunOutcome.of(item))
+
+    def report(self, stopped_by: str | None) -> RerunReport:
+        """The sum."""
+        return RerunReport(
+            counts=dict(self._counts),
+            outcomes=dict(self._outcomes),
+            causes=dict(self._causes.most_common()),
+            unknown=tuple(
+                item.workflow_id for item in self._items if item.state is ItemState.UNKNOWN
+            ),
+            stopped_by=stopped_by,
+            items=tuple(self._items),
+        )
