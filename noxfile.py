@@ -82,7 +82,7 @@ def bench(session: nox.Session) -> None:
 def package(session: nox.Session) -> None:
     """Build, look into what was built, and test the wheel with the source tree out of the way."""
     session.install("build")
-    out = Path(session.create_tmp()) / "package"
+    out = Path(session.create_tmp()).resolve() / "package"
     shutil.rmtree(out, ignore_errors=True)
     session.run("python", "-m", "build", "--outdir", str(out), silent=True)
     (wheel,), (sdist,) = out.glob("*.whl"), out.glob("*.tar.gz")
@@ -111,7 +111,7 @@ def mutants(session: nox.Session) -> None:
 
 def peers(session: nox.Session) -> Path:
     """Where the other clients' environments are kept between runs."""
-    return session.cache_dir / "peers"
+    return session.cache_dir.resolve() / "peers"
 
 
 def make_peer(session: nox.Session, name: str, requirement: str) -> None:

@@ -31,7 +31,6 @@ myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = True
 napoleon_use_ivar = True
 python_maximum_signature_line_length = 88
 default_role = "code"
@@ -61,7 +60,7 @@ def fence_to_directive(
             indent = None
             found.append("")
         else:
-            found.append(line if indent is None else f"   {line}".rstrip())
+            found.append(line if indent is None else f"   {line.replace('``', '')}".rstrip())
     lines[:] = found
 
 
@@ -69,11 +68,9 @@ def hide_constructor(
     _app: Any, what: str, _name: str, made: Any, *_rest: Any
 ) -> tuple[str, str | None] | None:
     """Nobody but the SDK makes answers and errors, so how that is done is no part of the page."""
-    if what == "exception" or (
-        isinstance(made, type) and attrs.has(made) and issubclass(made, WireObject)
-    ):
-        return "", None
-    return None
+    if what not in {"class", "exception"} or not attrs.has(made):
+        return None
+    return ("", None) if issubclass(made, WireObject | Exception) else None
 
 
 def add_benchmarks(_app: Any, name: str, source: list[str]) -> None:

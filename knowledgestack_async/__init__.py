@@ -2,7 +2,9 @@
 
 from ._journal import ItemState
 from ._retry import RetryPolicy
+from ._spool import SpoolReport
 from ._version import __version__
+from ._webhooks import verify_webhook
 from .api.ingestion_workflows import (
     get_ingestion_workflow,
     iter_ingestion_workflows,
@@ -11,6 +13,7 @@ from .api.ingestion_workflows import (
     wait_for_ingestion,
     watch_ingestions,
 )
+from .api.reporting import deliver_spooled, report_outcome, run_with_limit
 from .api.reruns import rerun_ingestions
 from .api.workflow_runs import (
     delete_workflow_run,
@@ -68,6 +71,7 @@ from .models import (
 from .monitor import ClosingPoll, StatusPoll
 from .pages import PageIterator
 from .rerun_report import RerunOutcome, RerunProgress, RerunReport
+from .runner import Outcome
 from .session import RawResponse, Session, SessionStats
 from .watching import ChangeKind, StatusChange, Watch, WatchSummary
 
@@ -89,6 +93,7 @@ __all__ = [
     "JournalError",
     "KnowledgeStackError",
     "NotFound",
+    "Outcome",
     "OutcomeUnknown",
     "PageIterator",
     "PaginatedResponse",
@@ -107,6 +112,7 @@ __all__ = [
     "Session",
     "SessionError",
     "SessionStats",
+    "SpoolReport",
     "StatusChange",
     "StatusPoll",
     "StatusResult",
@@ -131,15 +137,19 @@ __all__ = [
     "__version__",
     "cancel_workflow",
     "delete_workflow_run",
+    "deliver_spooled",
     "get_ingestion_workflow",
     "get_workflow_run",
     "get_workflow_status",
     "iter_ingestion_workflows",
     "list_ingestion_workflows",
     "poll_workflow_statuses",
+    "report_outcome",
     "rerun_ingestion_workflow",
     "rerun_ingestions",
+    "run_with_limit",
     "send_workflow_run_callback",
+    "verify_webhook",
     "wait_for_ingestion",
     "wait_for_workflow_run",
     "watch_ingestions",

@@ -107,6 +107,7 @@ class Database:
             is_new = not self.path.exists()
             if is_new:
                 self._create()
+            self._check_size()
             connection = self._connect()
         except (sqlite3.Error, OSError, JournalError) as error:
             opened.set_exception(self._explain(error))
@@ -157,6 +158,18 @@ class Database:
             draft.rename(self.path)
         finally:
             draft.unlink(missing_ok=True)
+
+    def _check_size(self) -> None:
+        """A file that lost its end is told by its own head; SQLite itself may take it for whole."""
+        with self.path.open("rb") as file:
+            head = file.read(100)
+            size = file.seek(0, os.SEEK_END)
+        page_size = int.from_bytes(head[16:18]) or 1
+        pages = int.from_bytes(head[28:32])
+        if head[:16] == b"SQLite format 3\0" and size < pages * (
+            65536 if page_size == 1 else page_size
+        ):
+            raise JournalError(f"{self.path} is damaged: it lost its end")
 
     def _connect(self) -> sqlite3.Connection:
         uri = f"{self.path.absolute().as_uri()}?mode=rw"

@@ -177,7 +177,8 @@ class Engine:
                 return self._read_failure(call, result)
             result = result.answer
         secrets = [credential, *([options.key] if isinstance(options.key, Secret) else [])]
-        return self._read_answer(call, dialect, result, slot, secrets)
+        is_first = progress.tries == 1
+        return self._read_answer(call, dialect, result, slot, secrets, is_first=is_first)
 
     def _read_failure(self, call: Call[T], failure: Failure) -> Done[T] | Problem:
         if failure.answer is not None and call.accepted is not None:
@@ -187,12 +188,19 @@ class Engine:
         return Problem(Fault.UNCERTAIN if failure.sent else Fault.NOT_SENT, failure.reason)
 
     def _read_answer(
-        self, call: Call[T], dialect: Dialect, answer: Answer, slot: Slot, secrets: list[Secret]
+        self,
+        call: Call[T],
+        dialect: Dialect,
+        answer: Answer,
+        slot: Slot,
+        secrets: list[Secret],
+        *,
+        is_first: bool,
     ) -> Done[T] | Problem:
         fault = fault_of(answer)
         if fault is None:
             self._governor.answered()
-            return _read_body(call, dialect, answer, secrets)
+            return _read_body(call, dialect, answer, secrets, is_first=is_first)
         retry_after = read_retry_after(answer.headers, self._wall_clock())
         if fault is Fault.REFUSED:
             self._governor.pushed_back(slot, retry_after)
@@ -303,7 +311,7 @@ def _without(secrets: list[Secret], answer: Answer) -> Answer:
 
 
 def _read_body(
-    call: Call[T], dialect: Dialect, answer: Answer, secrets: list[Secret]
+    call: Call[T], dialect: Dialect, answer: Answer, secrets: list[Secret], *, is_first: bool
 ) -> Done[T] | Problem:
     try:
         return Done(call.read(answer, dialect), request_id=answer.request_id)
@@ -314,6 +322,9 @@ def _read_body(
         answer.discard()
         if call.accepted is not None:
             return Done(call.accepted(answer), request_id=answer.request_id)
+        if answer.is_on_reused and is_first:
+            # It may be a late answer to the request before; another connection tells.
+            return Problem(Fault.UNCERTAIN, error.reason, _without(secrets, answer))
         shown = _without(secrets, answer)
         return Problem(Fault.ODD, error.reason, shown, json_path=error.path)
 

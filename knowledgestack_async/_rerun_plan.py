@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from datetime import UTC, datetime
+from typing import TypeAlias
 from uuid import UUID
 
 import attrs
@@ -18,8 +19,8 @@ from .models import WorkflowSummaryResponse
 
 __all__ = ["Source", "plan", "settle"]
 
-Target = str | UUID | WorkflowSummaryResponse
-Source = Iterable[Target] | AsyncIterable[Target]
+Target: TypeAlias = str | UUID | WorkflowSummaryResponse
+Source: TypeAlias = Iterable[Target] | AsyncIterable[Target]
 
 CHUNK = 1000
 PAGE = 100

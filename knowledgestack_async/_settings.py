@@ -6,7 +6,7 @@ import inspect
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 
@@ -19,7 +19,7 @@ __all__ = ["DEFAULT_BASE_URL", "ApiKey", "CallOptions", "call_options", "changed
 
 DEFAULT_BASE_URL = "https://api-staging.knowledgestack.ai"
 
-ApiKey = str | Callable[[], str | Awaitable[str]]
+ApiKey: TypeAlias = str | Callable[[], str | Awaitable[str]]
 """A key, or a function (a coroutine function too) that is asked for it for each request."""
 
 KeySource = Secret | Callable[[], str | Awaitable[str]]

@@ -47,14 +47,16 @@ class Failure:
 class _Progress:
     """How far one try got: from the moment it has its connection on, the server may see it."""
 
-    __slots__ = ("connection", "sent")
+    __slots__ = ("connection", "is_reused", "sent")
 
     def __init__(self, *, sent: bool) -> None:
         self.sent = sent
+        self.is_reused = sent
         self.connection: asyncio.BaseTransport | None = None
 
-    def connected(self, connection: asyncio.BaseTransport | None) -> None:
+    def connected(self, connection: asyncio.BaseTransport | None, *, is_reused: bool) -> None:
         self.sent = True
+        self.is_reused = is_reused
         self.connection = connection
 
     def discard(self) -> None:
@@ -100,14 +102,15 @@ class _WatchedConnector(aiohttp.TCPConnector):
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
-            if protocol is None or protocol not in self._handed_out or not protocol.should_close:
+            is_reused = protocol in self._handed_out
+            if protocol is None or not (is_reused and protocol.should_close):
                 break
             connection.close()
         if protocol is not None:
             self._handed_out.add(protocol)
         progress = _CURRENT_TRY.get()
         if progress is not None:
-            progress.connected(connection.transport)
+            progress.connected(connection.transport, is_reused=is_reused)
         return connection
 
 
@@ -224,7 +227,13 @@ class Transport:
                     return Failure(str(error), sent=True, answer=partial)
                 if own_connection:
                     response.close()
-                return Answer(response.status, response.headers, content, progress.discard)
+                return Answer(
+                    response.status,
+                    response.headers,
+                    content,
+                    progress.discard,
+                    progress.is_reused,
+                )
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
             return Failure(_tls_reason(error), sent=False, untrusted=True)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:

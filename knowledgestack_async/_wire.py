@@ -104,6 +104,8 @@ class Answer:
     body: bytes = attrs.field(repr=False)
     discard: Callable[[], None] = attrs.field(default=_keep, repr=False, eq=False)
     """Drop the connection that it came on, which can't be trusted any more."""
+    is_on_reused: bool = False
+    """Whether it came on a connection that had served another request before."""
 
     @property
     def request_id(self) -> str | None:

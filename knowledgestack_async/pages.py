@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping
 from types import TracebackType
-from typing import Any, Generic, NoReturn, Protocol, Self, TypeVar, cast
+from typing import Any, Generic, NoReturn, Protocol, Self, TypeAlias, TypeVar, cast
 
 import attrs
 
@@ -21,7 +21,7 @@ __all__ = ["Fetch", "PageIterator", "Spawn"]
 
 T = TypeVar("T")
 
-Fetch = Callable[[int, int], Coroutine[Any, Any, Window[T]]]
+Fetch: TypeAlias = Callable[[int, int], Coroutine[Any, Any, Window[T]]]
 """Reads the window that begins after so many items; the server may answer with another one."""
 
 
@@ -247,7 +247,7 @@ class PageIterator(Generic[T]):
         self._limit = limit
         self._keep = keep
         self._buffer: deque[T] = deque()
-        self.matched = 0
+        self.matched: int = 0
         if position is not None:
             self._restore(position)
 

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 import attrs
 
@@ -31,8 +31,8 @@ T = TypeVar("T")
 
 logger = logging.getLogger("knowledgestack_async")
 
-Status = Literal["COMPLETED", "FAILED"]
-Work = Coroutine[Any, Any, T] | Callable[[WorkflowRunResponse], Awaitable[T]]
+Status: TypeAlias = Literal["COMPLETED", "FAILED"]
+Work: TypeAlias = Coroutine[Any, Any, T] | Callable[[WorkflowRunResponse], Awaitable[T]]
 """What a run does: a coroutine, or a function that is given the run and returns one."""
 
 
@@ -74,8 +74,8 @@ class Outcome:
         self.status: Status | None = None
         self.error: str | None = None
         self.response: WorkflowCallbackResponse | None = None
-        self.delivered = False
-        self.spooled = False
+        self.delivered: bool = False
+        self.spooled: bool = False
         self.problem: Exception | None = None
         self._reporter = reporter
         self._cancel_deadline = cancel_deadline

@@ -161,8 +161,8 @@ class Session:
             base_url or os.environ.get("KS_BASE_URL") or DEFAULT_BASE_URL,
             allow_plain_http=allow_plain_http,
         )
-        self.clock = clock or MonotonicClock()
-        self.chance = chance or random.Random()
+        self.clock: Clock = clock or MonotonicClock()
+        self.chance: Chance = chance or random.Random()
         self._negotiation = Negotiation(dialect, self.clock)
         pool_size = getattr(client_session and client_session.connector, "limit", 0)
         governor = Governor(

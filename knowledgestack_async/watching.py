@@ -160,7 +160,7 @@ class Watch(Generic[StateT]):
         self._in_trouble: set[str] = set()
         self._last_error: KnowledgeStackError | None = None
         self._is_over = False
-        self.timed_out = False
+        self.timed_out: bool = False
         self.last_state: StateT | None = None
 
     async def __aenter__(self) -> Self:

@@ -96,6 +96,9 @@ app = Root(
         "ingestions": "ingestions:ingestions",
         "workflows": "workflows:workflows",
         "runs": "runs:runs",
+        "jobs": "jobs:jobs",
+        "watch": "watch:watch",
+        "monitor": "monitor:monitor",
         "demo": "demo:demo",
         "sandbox": "sandbox:sandbox",
         "doctor": "doctor:doctor",
@@ -103,7 +106,8 @@ app = Root(
     },
     example="""
     ks-async ingestions list --status failed
-    ks-async ingestions list -s failed -o ids | ks-async ingestions rerun - --yes
+    ks-async ingestions rerun --status failed
+    ks-async watch --status processing
     """,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 
 import click
 
 from .._wire import check_id
 from .options import Options
 
-__all__ = ["ids_argument", "ids_if_meant", "is_single", "read_ids", "yes_option"]
+__all__ = [
+    "ask",
+    "check_can_ask",
+    "ids_argument",
+    "ids_if_meant",
+    "is_single",
+    "read_ids",
+    "yes_option",
+]
 
 ids_argument = click.argument("ids", metavar="ID... | -", nargs=-1, required=True)
 yes_option = click.option("--yes", "-y", is_flag=True, help="Don't ask.")
@@ -32,6 +42,42 @@ def read_ids(given: Sequence[str], what: str = "workflow_id") -> list[str]:
 def is_single(given: Sequence[str]) -> bool:
     """Whether one id was asked for, so that the answer is one thing and not a list."""
     return len(given) == 1 and given[0] != "-"
+
+
+def check_can_ask(*, yes: bool, reads_stdin: bool = False) -> None:
+    """Make sure that there is somebody to ask, unless that isn't needed.
+
+    Raises:
+        click.UsageError: There is nobody.
+    """
+    if not yes and (reads_stdin or not sys.stdin.isatty()):
+        raise click.UsageError(
+            "this asks first, and there is no terminal to ask on: give --yes if it is meant."
+        )
+
+
+def ask(options: Options, question: str) -> bool:
+    """Ask a person; also while a loop is running, which has no part in it.
+
+    Raises:
+        click.Abort: The answer was Ctrl-C.
+    """
+    options.screen.clear_status()
+    with _ctrl_c_ends_the_question():
+        is_meant = click.confirm(question, err=True)
+    if not is_meant:
+        options.screen.note("Nothing was done.")
+    return is_meant
+
+
+@contextmanager
+def _ctrl_c_ends_the_question() -> Generator[None]:
+    """A loop's own handler would only take note of Ctrl-C, and the question would stay."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def ids_if_meant(
@@ -57,13 +103,7 @@ def ids_if_meant(
         click.UsageError: There is nobody to ask.
         ConfigurationError: One of them can't be an id.
     """
-    if not yes and ("-" in given or not sys.stdin.isatty()):
-        raise click.UsageError(
-            "this asks first, and there is no terminal to ask on: give --yes if it is meant."
-        )
+    check_can_ask(yes=yes, reads_stdin="-" in given)
     ids = read_ids(given, what)
     things = f"{len(ids):,} {noun}" + ("" if len(ids) == 1 else "s")
-    if yes or click.confirm(question.format(things), err=True):
-        return ids
-    options.screen.note("Nothing was done.")
-    return None
+    return ids if yes or ask(options, question.format(things)) else None

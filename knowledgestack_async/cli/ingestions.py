@@ -17,7 +17,7 @@ from .many import run_for_each
 from .options import Options, pass_options, printing
 from .output import Shape, printer_for
 from .table import Column, show_time
-from .waiting import deadline_option, wait_for_each
+from .waiting import deadline_option, wait_for_ingestions
 
 __all__ = ["ingestions"]
 
@@ -39,7 +39,7 @@ SUMMARY = Shape.of(
     REASON,
 )
 DETAIL = Shape.of(ks.WorkflowDetailResponse, *SUMMARY.columns)
-DONE = Shape.of(ks.WorkflowDetailResponse, ID, STATUS, REASON)
+DONE = Shape.of(ks.WorkflowSummaryResponse, ID, STATUS, REASON)
 
 ingestions = Group(
     "ingestions",
@@ -160,11 +160,8 @@ def get(options: Options, ids: tuple[str, ...]) -> Exit:
 def wait(options: Options, ids: tuple[str, ...], deadline: float | None) -> Exit:
     """Wait until ingestions are done, and print each as it is.
 
-    Exits with 0 only if all of them were completed.
+    A hundred are looked up a request. Exits with 0 only if all of them were completed.
     """
     wanted = read_ids(ids)
     printer = printer_for(options, DONE, "lines", ids=wanted, single=is_single(ids))
-
-    return wait_for_each(
-        options, wanted, ks.wait_for_ingestion, printer, good="completed", deadline=deadline
-    )
+    return wait_for_ingestions(options, wanted, printer, deadline=deadline)

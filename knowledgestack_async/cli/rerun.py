@@ -1,58 +1,132 @@
-"""``ks-async ingestions rerun``: running ingestions again, each once."""
+"""``ks-async ingestions rerun``: running ingestions again, on a journal."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import click
 
 import knowledgestack_async as ks
 
 from .commands import Command
+from .connection import run_with_session
+from .dry_run import show_dry_run
 from .exits import Exit
-from .ids import ids_argument, ids_if_meant, is_single, yes_option
-from .many import AT_ONCE, run_for_each
+from .folders import new_journal
+from .ids import ask, check_can_ask, yes_option
+from .jobfiles import JobFile, look_into
 from .options import Options, pass_options, printing
-from .output import Shape, printer_for
-from .table import Column
+from .pace import How, job_options, pace_options, resend_option
+from .running import run_job
+from .targets import Target, Wanted, is_journal, targeting
 
-__all__ = ["rerun"]
+__all__ = ["journal_option", "rerun", "things"]
 
-ACTION = Shape.of(
-    ks.WorkflowActionResponse,
-    Column(title="WORKFLOW", fields=("workflow_id",)),
-    Column(title="ACTION", fields=("action",), typical=5),
-    Column(title="MESSAGE", fields=("message",), least=20, rank=1, typical=40),
+journal_option = click.option(
+    "--journal",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="PATH",
+    help="The job's file, which makes it resumable. [default: a new one, which is told]",
 )
 
 
 @click.command(
     cls=Command,
     example="""
-    ks-async ingestions rerun ingest-01JBA411C697A396D497691DFE
+    ks-async ingestions rerun --status failed --dry-run
+    ks-async ingestions rerun --status failed --canary 20 --wait
     ks-async ingestions list -s failed -o ids | ks-async ingestions rerun - --yes
     """,
 )
-@ids_argument
+@targeting("A file of ids, one a line.")
 @yes_option
 @click.option(
-    "--concurrency",
-    type=click.IntRange(1, 100),
-    metavar="N",
-    default=AT_ONCE,
-    show_default=True,
-    help="How many to send at a time.",
+    "--dry-run",
+    is_flag=True,
+    help="Tell what would be run again and why it failed; change nothing.",
 )
+@journal_option
+@job_options
+@pace_options
+@resend_option
 @printing
 @pass_options
-def rerun(options: Options, ids: tuple[str, ...], yes: bool, concurrency: int) -> Exit:
-    """Run ingestions again.
+def rerun(
+    options: Options,
+    /,
+    ids: tuple[str, ...],
+    status: tuple[str, ...],
+    file: Path | None,
+    yes: bool,
+    dry_run: bool,
+    journal: Path | None,
+    **settings: Any,
+) -> Exit:
+    """Run ingestions again, and know what ran, whatever happens.
 
-    Each is sent once: again only where the server can't have acted. Where no answer
-    tells whether it acted, that is exit code 5: look at its state before you repeat it.
+    A journal keeps what is meant, sent and answered: interrupted or killed, the job goes on
+    with ks-async jobs resume. None is sent twice that may have run. Where no answer tells
+    whether it ran, that is exit code 5. In a pipe it prints NDJSON: an outcome a line.
     """
-    wanted = ids_if_meant(options, ids, "Run {} again?", "ingestion", yes=yes)
-    if wanted is None:
+    wanted, how = Wanted(ids, status, file), How.of(settings)
+    if not wanted:
+        raise click.UsageError("say which: ids, -, --status or --from.")
+    if file is not None and is_journal(file):
+        raise click.UsageError(f"{file} is a job's journal: ks-async jobs retry-failed takes it.")
+    if not dry_run:
+        check_can_ask(yes=yes, reads_stdin=wanted.reads_stdin)
+
+    async def work(session: ks.Session) -> Exit:
+        if not dry_run and journal is not None and is_journal(journal):
+            known = await look_into(journal)
+            known.check_free()
+            if known.is_planned:
+                return await _go_on(options, session, known, how, yes=yes)
+        targets = await wanted.find(options, session)
+        if not targets:
+            options.screen.note("No ids came: nothing to do.")
+            return Exit.DONE
+        if dry_run:
+            return await show_dry_run(options, session, targets, how)
+        return await begin(options, session, targets, journal, how, yes=yes)
+
+    return run_with_session(options, work)
+
+
+async def begin(
+    options: Options,
+    session: ks.Session,
+    targets: list[Target],
+    journal: Path | None,
+    how: How,
+    *,
+    yes: bool,
+) -> Exit:
+    """Ask, and run a new job.
+
+    Raises:
+        KnowledgeStackError: It can't be run.
+    """
+    if not yes and not ask(options, f"Run {things(len(targets))} again?"):
         return Exit.FAILED
-    printer = printer_for(options, ACTION, "lines", ids=wanted, single=is_single(ids))
-    return run_for_each(
-        options, wanted, ks.rerun_ingestion_workflow, printer, acts=True, at_once=concurrency
+    if journal is None:
+        journal = new_journal()
+        options.screen.note(f"The job's journal: {journal}")
+    return await run_job(options, session, targets, journal, how)
+
+
+async def _go_on(
+    options: Options, session: ks.Session, known: JobFile, how: How, *, yes: bool
+) -> Exit:
+    options.screen.note(
+        f"{known.path} has a job of {known.total:,} already: that one goes on, no other targets are read."
     )
+    if not yes and not ask(options, f"Go on with the {known.left:,} that are left?"):
+        return Exit.FAILED
+    return await run_job(options, session, [], known.path, how)
+
+
+def things(count: int) -> str:
+    """So many ingestions, in words."""
+    return f"{count:,} ingestion" + ("" if count == 1 else "s")

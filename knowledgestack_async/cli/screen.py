@@ -25,7 +25,12 @@ class Screen:
     """Standard output and standard error, as this run uses them.
 
     Args:
-        allow_color: Whether colors and the moving line may be used where the stream is a terminal.
+        allow_color: Whether colors may be used where the stream is a terminal.
+
+    Attributes:
+        can_draw: Whether standard output is a terminal on which a picture can change.
+        can_draw_on_err: Whether standard error is one.
+        is_drawn_on: Whether such a picture is there now, so that no line moves beside it.
     """
 
     SHOW_AFTER = 0.5
@@ -36,8 +41,11 @@ class Screen:
         self.is_terminal = sys.stdout.isatty()
         self.has_color = self.is_terminal and allow_color and not plain
         self._err_is_terminal = sys.stderr.isatty()
-        self._err_has_color = self._err_is_terminal and allow_color and not plain
-        self._is_moving = self._err_is_terminal and os.environ.get("TERM") != "dumb"
+        self.err_has_color = self._err_is_terminal and allow_color and not plain
+        is_dumb = os.environ.get("TERM") == "dumb"
+        self.can_draw = self.is_terminal and not is_dumb
+        self.can_draw_on_err = self._err_is_terminal and not is_dumb
+        self.is_drawn_on = False
         self._status_is_shown = False
         self.activity: Callable[[], str] = lambda: "waiting"
 
@@ -52,12 +60,12 @@ class Screen:
 
     def out(self, line: str) -> None:
         """Print a line of the result."""
-        self._clear_status()
+        self.clear_status()
         _write(sys.stdout, f"{line}\n")
 
     def note(self, line: str) -> None:
         """Say something besides the result."""
-        self._clear_status()
+        self.clear_status()
         _write(sys.stderr, f"{line}\n")
 
     def complain(self, lines: list[str]) -> None:
@@ -65,13 +73,13 @@ class Screen:
         for number, line in enumerate(lines):
             if self._err_is_terminal:
                 line = "\n".join(wrap(line, self.width, "  "))  # noqa: PLW2901
-            is_first = self._err_has_color and not number
+            is_first = self.err_has_color and not number
             self.note(click.style(line, fg="red") if is_first else line)
 
     @asynccontextmanager
     async def ticking(self) -> AsyncGenerator[None]:
         """While this block takes its time, a person at a terminal is told what is going on."""
-        if not self._is_moving:
+        if not self.can_draw_on_err:
             yield
             return
         ticker = asyncio.create_task(self._tick())
@@ -81,14 +89,14 @@ class Screen:
             ticker.cancel()
             with suppress(asyncio.CancelledError):
                 await ticker
-            self._clear_status()
+            self.clear_status()
 
     async def _tick(self) -> None:
         began = time.monotonic()
         while True:
             await asyncio.sleep(self.TICK)
             passed = time.monotonic() - began
-            if passed > self.SHOW_AFTER:
+            if passed > self.SHOW_AFTER and not self.is_drawn_on:
                 self._show_status(passed)
 
     def _show_status(self, passed: float) -> None:
@@ -97,7 +105,8 @@ class Screen:
         _write(sys.stderr, f"{_CLEAR_LINE}{text[: self.width - 1]}")
         self._status_is_shown = True
 
-    def _clear_status(self) -> None:
+    def clear_status(self) -> None:
+        """Take away the line that says what is going on, until it is written again."""
         if self._status_is_shown:
             _write(sys.stderr, _CLEAR_LINE)
             self._status_is_shown = False

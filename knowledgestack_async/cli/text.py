@@ -19,6 +19,7 @@ __all__ = [
     "flat",
     "full_time",
     "pad",
+    "span",
     "status_color",
     "width_of",
     "wrap",
@@ -36,6 +37,13 @@ _COLORS = {
     "running": "cyan",
     "pending": "blue",
     "not_started": "blue",
+    "accepted": "green",
+    "planned": "blue",
+    "sending": "cyan",
+    "refused": "red",
+    "unknown": "magenta",
+    "missing": "yellow",
+    "trouble": "yellow",
 }
 
 _UNITS = ((60, 1, "s"), (3600, 60, "m"), (172_800, 3600, "h"), (None, 86_400, "d"))
@@ -103,6 +111,16 @@ def ago(moment: datetime, now: datetime | None = None) -> str:
         return "now" if seconds > -60 else "later"
     size, name = next((size, name) for end, size, name in _UNITS if end is None or seconds < end)
     return f"{seconds // size}{name} ago"
+
+
+def span(seconds: float) -> str:
+    """How long something takes, such as ``45 s`` or ``2m 05s``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes:02}m" if hours else f"{minutes}m {rest:02}s"
 
 
 def full_time(moment: datetime) -> str:

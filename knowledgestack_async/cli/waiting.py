@@ -11,15 +11,17 @@ import click
 import knowledgestack_async as ks
 
 from .connection import run_with_session
-from .exits import Exit
+from .exits import Exit, Tally, exit_for, explain
 from .many import Fan, for_each
 from .options import Options
 from .output import Printer
 from .text import count_words
 
-__all__ = ["deadline_option", "wait_for_each"]
+__all__ = ["deadline_option", "wait_for_each", "wait_for_ingestions"]
 
 WAITS_AT_ONCE = 500
+GOOD = "completed"
+OPEN = ("pending", "processing")
 
 deadline_option = click.option(
     "--deadline",
@@ -107,3 +109,73 @@ def _activity(seen: dict[str, str]) -> str:
 
 def _remember(seen: dict[str, str], id_: str) -> Callable[[Waited], None]:
     return lambda now: seen.update({id_: str(now.status)})
+
+
+def wait_for_ingestions(
+    options: Options, ids: Sequence[str], printer: Printer, *, deadline: float | None
+) -> Exit:
+    """Wait for many ingestions by one watch, and print each when it is over.
+
+    Args:
+        options: What was asked of this run.
+        ids: Their ids.
+        printer: What prints the outcomes.
+        deadline: How long to wait at most for all of them, in seconds.
+
+    Returns:
+        0 only if all of them were completed.
+    """
+    screen, tally = options.screen, Tally()
+
+    async def whole(session: ks.Session) -> Exit:
+        if not ids:
+            screen.note("No ids came: nothing to do.")
+        watch = ks.watch_ingestions(session, ids, deadline=deadline)
+        screen.activity = lambda: _activity_of(watch.summary)
+        with printer:
+            async with watch:
+                async for change in watch:
+                    _judge(options, change, printer, tally)
+        if watch.timed_out:
+            _tell_who_is_late(options, watch.summary, tally)
+        if len(ids) > 1 and tally.code is not Exit.DONE:
+            screen.note(f"Of {len(ids):,}: {tally}.")
+        return tally.code
+
+    return run_with_session(options, whole)
+
+
+def _judge(
+    options: Options,
+    change: ks.StatusChange[ks.WorkflowSummaryResponse],
+    printer: Printer,
+    tally: Tally,
+) -> None:
+    """Print what is over; say what is wrong, and give up where the key is refused."""
+    error = change.error
+    if isinstance(error, ks.Unauthorized | ks.Forbidden):
+        raise error
+    if error is not None:
+        options.screen.complain(explain(error))
+    if change.is_final and change.state is not None:
+        printer.write(change.state.to_dict())
+        tally.add(Exit.DONE if change.current == GOOD else Exit.FAILED)
+    elif change.is_final and error is not None:
+        tally.add(exit_for(error))
+
+
+def _activity_of(summary: ks.WatchSummary) -> str:
+    told = ", ".join(f"{count:,} {word}" for word, count in summary.counts.items())
+    return f"waiting: {told or 'nothing seen yet'}"
+
+
+def _tell_who_is_late(options: Options, summary: ks.WatchSummary, tally: Tally) -> None:
+    late = summary.total - summary.finished - summary.missing
+    for _ in range(late):
+        tally.add(Exit.FAILED)
+    told = "1 is not over yet" if late == 1 else f"{late:,} are not over yet"
+    words = {word: count for word, count in summary.counts.items() if word in OPEN}
+    state = ", ".join(f"{count:,} {word}" for word, count in words.items())
+    options.screen.complain(
+        [f"Error: {told}: {state or 'none was seen'}", "  Wait again, or longer: --deadline."]
+    )

@@ -29,7 +29,7 @@ class Listener(web.Server):
             handler: What answers requests.
         """
         super().__init__(handler, access_log=None)
-        self.opened = 0
+        self.opened: int = 0
         self._open: dict[RequestHandler, tuple[asyncio.Transport, asyncio.Event]] = {}
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:

@@ -1,0 +1,203 @@
+"""Running a bulk rerun's job: shown while it runs, summed up when it ends, resumable when it stops."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+import attrs
+
+import knowledgestack_async as ks
+
+from .again import command_line
+from .exits import Exit
+from .options import Options
+from .output import Printer, Shape, printer_for
+from .pace import How
+from .screen import Screen
+from .table import Column
+from .targets import Target
+from .text import clean, cut
+
+__all__ = ["OUTCOME", "exit_of", "in_words", "print_causes", "print_ids", "run_job"]
+
+FEW = 10
+"""So many are told one by one on a terminal; of more only the sum."""
+
+OUTCOME = Shape.of(
+    ks.RerunOutcome,
+    Column(title="WORKFLOW", fields=("workflow_id",)),
+    Column(title="STATE", fields=("state",), typical=8, is_status=True),
+    Column(title="OUTCOME", fields=("outcome",), typical=9, is_status=True),
+    Column(title="ERROR", fields=("error", "code"), least=20, rank=1, typical=40),
+)
+
+
+@attrs.define
+class _Run:
+    """A job that runs here: with what, and how it is shown."""
+
+    options: Options
+    job: ks.RerunJob
+    path: Path
+    how: How
+    shows_events: bool
+    printer: Printer
+    is_stopping: bool = False
+
+    @property
+    def screen(self) -> Screen:
+        return self.options.screen
+
+
+async def run_job(
+    options: Options, session: ks.Session, targets: Sequence[Target], path: Path, how: How
+) -> Exit:
+    """Run a job, or go on with it.
+
+    Args:
+        options: What was asked of this run.
+        session: An open session.
+        targets: What to run again; not read where the journal has it.
+        path: The journal.
+        how: How to run it.
+
+    Returns:
+        0 if all is good, 5 if nobody can tell what came of some, else 1.
+
+    Raises:
+        KnowledgeStackError: It can't be run.
+    """
+    screen = options.screen
+    if options.output == "table" and not screen.is_terminal:
+        options.output = "ndjson"
+    run = _Run(
+        options=options,
+        job=ks.rerun_ingestions(session, targets, journal=path, **attrs.asdict(how)),
+        path=path,
+        how=how,
+        shows_events=options.output != "table",
+        printer=printer_for(options, OUTCOME, "lines", ids=_ids_of(targets)),
+    )
+    try:
+        await _go(run)
+    except (asyncio.CancelledError, BrokenPipeError):
+        _tell_where_it_stopped(run)
+        raise
+    except BaseExceptionGroup as group:
+        raise _reason_of(group) from group
+    _sum_up(run)
+    return exit_of(run.job.report)
+
+
+def _ids_of(targets: Sequence[Target]) -> list[str]:
+    return [one if isinstance(one, str) else one.workflow_id for one in targets[:FEW]]
+
+
+async def _go(run: _Run) -> None:
+    screen, job = run.screen, run.job
+    screen.activity = lambda: f"{job.progress.done:,} of {job.progress.total:,}"
+    with run.printer:
+        async with _shown(run), job:
+            try:
+                async for outcome in job:
+                    if run.shows_events:
+                        run.printer.write(attrs.asdict(outcome))
+            finally:
+                run.is_stopping = True
+        report = job.report
+        if not run.shows_events and len(report.items) <= FEW:
+            for outcome in report.items:
+                run.printer.write(attrs.asdict(outcome))
+
+
+@asynccontextmanager
+async def _shown(run: _Run) -> AsyncGenerator[None]:
+    """A picture of the job, if there is a terminal for it with no events on it."""
+    screen = run.screen
+    if not screen.can_draw_on_err or (screen.is_terminal and run.shows_events):
+        yield
+        return
+    from .canvas import drawn  # noqa: PLC0415 - rich is slow to import
+    from .job_view import draw_job  # noqa: PLC0415
+
+    async with drawn(
+        screen,
+        lambda width, _: draw_job(run.job.progress, stopping=run.is_stopping, width=width),
+        on_err=True,
+    ):
+        yield
+
+
+def exit_of(report: ks.RerunReport) -> Exit:
+    """The exit code that goes with what came of a job."""
+    if report.unknown:
+        return Exit.UNKNOWN
+    return Exit.DONE if report.is_good else Exit.FAILED
+
+
+def _reason_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What tasks ended with together, if it is one of the errors that can be told in a line."""
+    reason: BaseException = group.subgroup(ks.KnowledgeStackError) or group
+    while isinstance(reason, BaseExceptionGroup):
+        reason = cast("BaseExceptionGroup[BaseException]", reason).exceptions[0]
+    return reason
+
+
+def _tell_where_it_stopped(run: _Run) -> None:
+    progress = run.job.progress
+    if not progress.total:
+        run.screen.note("Stopped before anything was sent.")
+        return
+    run.screen.note(f"Stopped: {in_words(progress.counts)}.")
+    _tell_how_to_go_on(run, "Go on with")
+
+
+def _sum_up(run: _Run) -> None:
+    screen, report = run.screen, run.job.report
+    screen.note(f"Of {sum(report.counts.values()):,}: {in_words(report.counts)}.")
+    if report.outcomes:
+        screen.note(f"The new runs: {in_words(report.outcomes)}.")
+    print_causes(screen, report.causes)
+    if report.unknown:
+        screen.note("Nobody can tell whether these ran:")
+        print_ids(screen, report.unknown)
+    if report.stopped_by is not None:
+        screen.note(f"Stopped: {report.stopped_by}.")
+    if report.stopped_by is not None or report.unknown:
+        _tell_how_to_go_on(run, "Go on with" if report.stopped_by else "Look again with")
+    elif not report.is_good and not run.options.sandbox:
+        again = command_line(run.options, "jobs", "retry-failed", run.path)
+        screen.note(f"Try those that went wrong again with: {again}")
+
+
+def _tell_how_to_go_on(run: _Run, what: str) -> None:
+    if not run.options.sandbox:
+        again = command_line(run.options, "jobs", "resume", run.path, *run.how.pace)
+        run.screen.note(f"{what}: {again}")
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """Counts as a list, the largest first."""
+    largest_first = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{count:,} {word}" for word, count in largest_first if count) or "none"
+
+
+def print_causes(screen: Screen, causes: Mapping[str, int], most: int = FEW) -> None:
+    """Say why things went wrong, the most frequent cause first."""
+    for cause, count in list(causes.items())[:most]:
+        screen.note(cut(f"{count:>7,}  {clean(cause)}", max(40, screen.width)))
+    if len(causes) > most:
+        screen.note(f"{'':>7}  and {len(causes) - most:,} other causes")
+
+
+def print_ids(screen: Screen, ids: Iterable[str], most: int = FEW) -> None:
+    """Name some of them."""
+    listed = list(ids)
+    for id_ in listed[:most]:
+        screen.note(f"  {id_}")
+    if len(listed) > most:
+        screen.note(f"  and {len(listed) - most:,} more")

@@ -1,0 +1,225 @@
+"""The file behind journals and spools: durable, exclusive, and refused where it is not whole."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+
+import pytest
+
+import knowledgestack_async as ks
+from knowledgestack_async._database import Database, Layout
+from knowledgestack_async._journal import ItemState, JournalItem, SqliteJournal, read_published
+from knowledgestack_async.sandbox import Sandbox
+
+LAYOUT = Layout(
+    what="notebook", application_id=77, version=3, tables="CREATE TABLE note (text TEXT NOT NULL)"
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "deep" / "note.db"
+
+
+async def write(database: Database, *texts: str) -> None:
+    await asyncio.gather(
+        *(
+            database.run(lambda c, text=text: c.execute("INSERT INTO note VALUES (?)", (text,)))
+            for text in texts
+        )
+    )
+
+
+async def read(database: Database) -> list[str]:
+    rows = await database.run(lambda c: c.execute("SELECT text FROM note").fetchall())
+    return [text for (text,) in rows]
+
+
+async def test_what_was_committed_is_there_after_opening_again(path):
+    database = Database(path, LAYOUT)
+    assert await database.open() is True
+    await write(database, "a", "b")
+    await database.close()
+    await database.close()
+    database = Database(path, LAYOUT)
+    assert await database.open() is False
+    assert await read(database) == ["a", "b"]
+    await database.close()
+
+
+async def test_it_is_as_durable_as_sqlite_can_be(path):
+    database = Database(path, LAYOUT)
+    await database.open()
+    pragmas = {
+        name: await database.run(lambda c, n=name: c.execute(f"PRAGMA {n}").fetchone()[0])
+        for name in ("journal_mode", "synchronous", "locking_mode")
+    }
+    await database.close()
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "locking_mode": "exclusive"}
+
+
+async def test_works_that_come_together_share_a_commit(path):
+    database = Database(path, LAYOUT)
+    await database.open()
+    commits = 0
+
+    def count(statement: str) -> None:
+        nonlocal commits
+        commits += statement.startswith("COMMIT")
+
+    await database.run(lambda c: c.set_trace_callback(count))
+    await write(database, *map(str, range(500)))
+    await database.run(lambda c: c.set_trace_callback(None))
+    await database.close()
+    assert commits < 60
+
+
+async def test_a_second_one_is_refused_at_once(path):
+    first, second = Database(path, LAYOUT), Database(path, LAYOUT)
+    await first.open()
+    with pytest.raises(ks.JournalError, match="in use by another process"):
+        await second.open()
+    await second.close()
+    await first.close()
+
+
+async def test_foreign_newer_torn_and_empty_files_are_refused(path, tmp_path):
+    database = Database(path, LAYOUT)
+    await database.open()
+    await write(database, *("x" * 500 for _ in range(100)))
+    await database.close()
+    whole = path.read_bytes()
+    spoiled = {
+        "empty": b"",
+        "text": b"hello, this is not a database at all" * 200,
+        "torn": whole[: len(whole) // 2 // 4096 * 4096],
+        "overwritten": whole[:8192] + b"\xff" * 4096 + whole[12288:],
+    }
+    for name, content in spoiled.items():
+        other = tmp_path / name
+        other.write_bytes(content)
+        with pytest.raises(ks.JournalError, match=r"not a notebook|damaged"):
+            await Database(other, LAYOUT).open()
+        assert other.read_bytes() == content
+    with pytest.raises(ks.JournalError, match="not a diary"):
+        await Database(path, Layout(what="diary", application_id=1, version=1, tables="")).open()
+    older = Layout(what="notebook", application_id=77, version=2, tables="")
+    with pytest.raises(ks.JournalError, match="newer release"):
+        await Database(path, older).open()
+
+
+async def test_cut_anywhere_it_is_whole_or_refused(path, tmp_path):
+    database = Database(path, LAYOUT)
+    await database.open()
+    await write(database, *(f"{n:0300}" for n in range(60)))
+    await database.close()
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 1500):
+        cut = tmp_path / f"cut-{length}"
+        cut.write_bytes(whole[:length])
+        with pytest.raises(ks.JournalError):
+            await Database(cut, LAYOUT).open()
+
+
+async def test_a_log_of_the_last_commits_that_is_torn_loses_only_its_end(path, tmp_path):
+    database = Database(path, LAYOUT)
+    await database.open()
+    for number in range(20):
+        await write(database, str(number))
+    log = path.with_name(path.name + "-wal")
+    size = log.stat().st_size
+    for place, length in enumerate(range(0, size, size // 12)):
+        copy = tmp_path / f"copy-{place}.db"
+        shutil.copy(path, copy)
+        copy.with_name(copy.name + "-wal").write_bytes(log.read_bytes()[:length])
+        survivor = Database(copy, LAYOUT)
+        await survivor.open()
+        found = await read(survivor)
+        await survivor.close()
+        assert found == [str(number) for number in range(len(found))]
+    await database.close()
+
+
+async def test_a_disk_that_is_full_fails_all_that_follows(path):
+    database = Database(path, LAYOUT)
+    await database.open()
+    await database.run(lambda c: c.execute("PRAGMA max_page_count = 3"))
+    with pytest.raises(ks.JournalError, match="full"):
+        await write(database, "x" * 20_000)
+    with pytest.raises(ks.JournalError, match="full"):
+        await write(database, "small")
+    await database.close()
+
+
+async def test_a_place_that_cant_be_written_is_said(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    with pytest.raises(ks.JournalError, match="can't be used"):
+        await Database(blocked / "note.db", LAYOUT).open()
+
+
+async def test_whoever_went_away_is_not_told(path):
+    database = Database(path, LAYOUT)
+    await database.open()
+    gone = database.hand_in(lambda c: c.execute("INSERT INTO note VALUES ('kept')"))
+    gone.cancel()
+    assert await read(database) == ["kept"]
+    await database.close()
+
+
+async def test_a_full_disk_stops_a_job_before_anything_more_is_sent(path, monkeypatch):
+    original = SqliteJournal.finish_planning
+
+    async def fill_the_disk(journal: SqliteJournal) -> None:
+        await original(journal)
+        pages = await journal._database.run(lambda c: c.execute("PRAGMA page_count").fetchone()[0])
+        await journal._database.run(lambda c: c.execute(f"PRAGMA max_page_count = {pages}"))
+
+    monkeypatch.setattr(SqliteJournal, "finish_planning", fill_the_disk)
+    async with Sandbox(ingestions=400, statuses={"failed": 1.0}) as box, box.session() as session:
+        box.rewrite_answer = lambda r, body: (
+            body if r.method == "GET" else body | {"message": "x" * 9}
+        )
+        job = ks.rerun_ingestions(session, box.store.ids(), journal=path, concurrency=5)
+        with pytest.raises((ks.JournalError, ExceptionGroup)):
+            async with job:
+                await job.finish()
+        assert len(box.effects) < 400
+
+
+async def test_a_journal_is_read_by_others_when_it_is_free(path):
+    journal = SqliteJournal(path)
+    with pytest.raises(ks.JournalError, match="no journal"):
+        await journal.open_to_read()
+    await journal.open("https://one.example", {"wait": False})
+    await journal.add([("a", None), ("b", None)])
+    [claimed] = await journal.claim(1)
+    assert claimed == JournalItem(
+        workflow_id="a", state=ItemState.SENDING, tries=1, changed_at=claimed.changed_at
+    )
+    journal.publish({"done": 0})
+    await journal.close()
+    assert read_published(path)["done"] == 0
+    assert read_published(path.with_name("other")) is None
+    header = await journal.open_to_read()
+    assert header["server"] == "https://one.example"
+    assert await journal.counts() == {ItemState.SENDING: 1, ItemState.PLANNED: 1}
+    await journal.close()
+
+
+async def test_a_torn_journal_is_an_error_of_the_journal(path):
+    path.parent.mkdir()
+    path.write_bytes(b"SQLite format 3\x00" + b"\x00" * 50)
+    with pytest.raises(ks.JournalError):
+        await SqliteJournal(path).open("https://one.example", {})
+
+
+async def test_the_thread_ends_when_nobody_waits_any_more(path):
+    database = Database(path, LAYOUT)
+    await database.open()
+    database._loop = None
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await read(database)
+    await database.close()
