@@ -23,7 +23,7 @@ FORMAT = FORMAT.replace("Fira Code, monospace", "ui-monospace, Menlo, Consolas, 
 
 def tmux(*arguments: str) -> str:
     """Run tmux, and give what it prints."""
-    command = ["tmux", *arguments]
+    command = ["tmux", "-L", SESSION, *arguments]  # a server of our own: others keep theirs
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603
 
 

@@ -119,12 +119,12 @@ async def settle(
     open_items = [item async for item in journal.items(ItemState.SENDING, ItemState.UNKNOWN)]
 
     async def look(item: JournalItem) -> JournalItem:
-        if item.baseline is not None:
-            try:
-                if is_newer(await upstream.read(item.workflow_id), item.baseline):
-                    return attrs.evolve(item, state=ItemState.ACCEPTED, code=None, error=None)
-            except NotFound as gone:
-                return attrs.evolve(item, state=ItemState.UNKNOWN, error=gone.message)
+        try:
+            now = await upstream.read(item.workflow_id)
+        except NotFound as gone:
+            return attrs.evolve(item, state=ItemState.UNKNOWN, error=gone.message)
+        if item.baseline is not None and is_newer(now, item.baseline):
+            return attrs.evolve(item, state=ItemState.ACCEPTED, code=None, error=None)
         reason = item.error or "the answer was never read"
         return attrs.evolve(item, state=ItemState.UNKNOWN, error=reason)
 
@@ -141,8 +141,6 @@ async def settle(
 
 
 async def _let_it_show(item: JournalItem, settle_after: float, clock: Clock) -> None:
-    age = 0.0
-    if item.changed_at is not None:
-        age = (datetime.now(UTC) - item.changed_at).total_seconds()
-    if age < settle_after:
-        await clock.sleep(settle_after - max(0.0, age))
+    now = datetime.now(UTC)
+    age = (now - (item.changed_at or now)).total_seconds()
+    await clock.sleep(max(0.0, settle_after - max(0.0, age)))

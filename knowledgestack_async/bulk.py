@@ -108,7 +108,7 @@ class RerunJob:
             follows=settings.follows,
             on_done=self._note,
         )
-        self._watch: Watch[WorkflowSummaryResponse] | None = None
+        self._watch = upstream.follow()
         self._canary_good = 0
         self._canary_bad = 0
         self._followed: dict[str, JournalItem] = {}
@@ -223,7 +223,7 @@ class RerunJob:
             )
             self._counts = Counter(await self._journal.counts())
             if settings.follows:
-                async with self._upstream.follow() as self._watch, asyncio.TaskGroup() as group:
+                async with self._watch, asyncio.TaskGroup() as group:
                     following = group.create_task(self._follow(self._watch))
                     await self._send_and_wait()
                     following.cancel()
@@ -258,8 +258,7 @@ class RerunJob:
 
     def _start_following(self, item: JournalItem) -> None:
         self._followed[item.workflow_id] = item
-        if self._watch is not None:
-            self._watch.add(item.workflow_id, item.baseline)
+        self._watch.add(item.workflow_id, item.baseline)
 
     async def _note(self, item: JournalItem) -> None:
         """An item has an outcome, or was accepted and is followed to its end."""

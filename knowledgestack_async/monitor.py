@@ -42,7 +42,7 @@ async def wait_for_end(
         async for change in watch:
             if change.error is not None:
                 raise change.error
-            if change.state is not None:
+            if change.state is not None:  # pragma: no branch - it has one or the other
                 last = change.state
                 if on_change is not None:
                     on_change(last)

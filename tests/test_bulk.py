@@ -482,6 +482,87 @@ async def test_it_runs_beside_other_uses_of_the_session(path):
     assert report.counts == {ItemState.ACCEPTED: 50}
 
 
+async def test_an_effect_that_lands_while_it_is_given_time_to_show_is_proof(path, clock):
+    async with failed_box(6) as box, box.session(clock=clock) as session:
+        ids = list(box.store.ids())
+        box.faults.add(Fault("reset", route="rerun*", id=ids[0], when="before", times=1))
+        async with ks.rerun_ingestions(session, ids, journal=path) as job:
+            await job.finish()
+        original = clock.sleep
+
+        async def land(seconds: float) -> None:
+            clock.sleep = original
+            box.store.rerun(ids[0])
+            await original(seconds)
+
+        clock.sleep = land
+        async with ks.rerun_ingestions(session, [], journal=path, resend_unknown=True) as job:
+            assert (await job.finish()).counts == {"accepted": 6}
+            with pytest.raises(StopAsyncIteration):
+                await anext(job)
+        await job.__aexit__(None, None, None)
+        assert box.request_counts["rerun_ingestion_workflow"] == 6
+
+
+async def test_a_job_that_was_waited_for_has_nothing_left_to_do(path):
+    async with failed_box(4) as box, box.session() as session:
+        for _ in range(2):
+            source = list(box.store.ids())
+            async with ks.rerun_ingestions(session, source, journal=path, wait=True) as job:
+                assert (await job.finish()).outcomes == {"completed": 4}
+        assert len(box.effects) == 4
+    assert all(item.is_good for item in job.report.items)
+    assert job.report.is_good
+
+
+async def test_baselines_of_many_bare_ids_come_from_a_sweep(path, monkeypatch):
+    monkeypatch.setattr("knowledgestack_async._rerun_plan.CHUNK", 7)
+    async with failed_box(40) as box, box.session() as session:
+        async with ks.rerun_ingestions(session, box.store.ids(), journal=path) as job:
+            await job.finish()
+        assert box.request_counts["get_ingestion_workflow"] == 0
+    assert all(item.baseline for item in (await read_items(path)).values())
+
+
+@pytest.mark.parametrize(
+    ("error", "counts", "stops"),
+    [
+        (ks.ConfigurationError("odd id"), {"failed": 3}, False),
+        (ks.InvalidResponse("odd", tries=1), {"unknown": 3}, False),
+        (ks.SessionError("closed"), {"planned": 3}, True),
+    ],
+)
+async def test_what_no_server_says_is_concluded_too(path, monkeypatch, error, counts, stops):
+    from knowledgestack_async.api.reruns import _SessionUpstream
+
+    async def fail(_self: object, _workflow_id: str) -> None:
+        raise error
+
+    monkeypatch.setattr(_SessionUpstream, "rerun", fail)
+    async with failed_box(3) as box, box.session() as session:
+        async with ks.rerun_ingestions(session, box.store.ids(), journal=path) as job:
+            report = await job.finish()
+    assert report.counts == counts
+    assert (report.stopped_by is not None) is stops
+
+
+@pytest.mark.parametrize(("later", "stops"), [("quota_exceeded", True), (None, False)])
+async def test_a_pause_ends_when_the_server_is_back_or_says_that_it_is_no_use(
+    path, later, stops, clock
+):
+    async with failed_box(30) as box:
+        async with box.session(clock=clock, retry=ks.RetryPolicy(tries=1)) as session:
+            failed = await ks.iter_ingestion_workflows(session)
+            box.faults.add(Fault("status", status=503, route="rerun*", times=40))
+            box.faults.add(Fault("status", status=503, route="list*", times=2))
+            if later:
+                box.faults.add(Fault("status", status=429, code=later, route="list*", after=2))
+            async with ks.rerun_ingestions(session, failed, journal=path, concurrency=3) as job:
+                report = await job.finish()
+    assert (report.stopped_by is not None) is stops
+    assert stops or report.counts == {"accepted": 30}
+
+
 @pytest.mark.parametrize("point", POINTS)
 async def test_killed_with_sigkill_nothing_is_lost_or_sent_twice(point, path):
     await kill_and_resume(path, point, seed=1)

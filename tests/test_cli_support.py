@@ -7,6 +7,7 @@ import io
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ import attrs
 import pytest
 
 from knowledgestack_async.cli.app import run
-from knowledgestack_async.sandbox import Sandbox
+from knowledgestack_async.sandbox import RecordedRequest, Sandbox
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = (sys.executable, "-m", "knowledgestack_async.cli")
@@ -78,6 +79,35 @@ class Cli:
             code = run(list(args))
         out, err = self.capsys.readouterr()
         return Result(code, out, err)
+
+
+def make_cli(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    sandbox: Sandbox | None = None,
+) -> Cli:
+    """What runs ``ks-async`` here, aimed at a sandbox, with a state folder of its own."""
+    made = Cli(monkeypatch, capsys)
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    if sandbox is not None:
+        made.aim_at(sandbox)
+    return made
+
+
+def interrupt_at(sandbox: Sandbox, route: str, number: int = 1) -> None:
+    """Press Ctrl-C, so to speak, when a route is asked for the so-manieth time."""
+    left = [number]
+
+    def count(request: RecordedRequest) -> None:
+        if request.route == route:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    sandbox.before_request = count
 
 
 def environment(sandbox: Sandbox | None = None, **extra: str) -> dict[str, str]:

@@ -589,3 +589,65 @@ async def test_cancelling_thousands_of_calls_brings_all_of_them_back():
 async def ks_ignore(work: Awaitable[Any]) -> None:
     with contextlib.suppress(ks.KnowledgeStackError):
         await work
+
+
+async def test_a_retry_that_finds_no_slot_in_time_ends_with_what_was_known(sandbox):
+    class Half:
+        def random(self) -> float:
+            return 0.1
+
+    sandbox.faults.add(Fault("status", status=503, route="get_workflow_run", times=1))
+    sandbox.faults.add(Fault("silence", route="list_ingestion_workflows"))
+    async with sandbox.session(max_in_flight=1, chance=Half()) as session:
+        hurried = session.with_options(deadline=0.2)
+        mine = asyncio.create_task(ks.get_workflow_run(hurried, run_id_of(sandbox)))
+        while not sandbox.requests:
+            await asyncio.sleep(0.001)
+        other = asyncio.create_task(ks.list_ingestion_workflows(session))
+        with pytest.raises(ks.ServiceUnavailable, match="no slot came free"):
+            await mine
+        other.cancel()
+        await asyncio.gather(other, return_exceptions=True)
+
+
+async def test_garbage_on_a_connection_that_served_before_is_asked_about_again(sandbox, session):
+    await ks.list_ingestion_workflows(session)
+    sandbox.faults.add(Fault("garbage", body=b"{}", times=1))
+    assert (await ks.list_ingestion_workflows(session)).total == 50
+    assert sandbox.connections == 2
+    sandbox.faults.add(Fault("garbage", body=b"{}"))
+    with pytest.raises(ks.InvalidResponse):
+        await ks.list_ingestion_workflows(session)
+
+
+async def test_an_error_text_that_is_none_is_refused(session, sandbox):
+    with pytest.raises(ks.ConfigurationError, match="error must be a str"):
+        await ks.send_workflow_run_callback(session, run_id_of(sandbox), "FAILED", error=5)
+
+
+async def test_a_session_tells_its_deadline(session):
+    assert session.deadline is None
+    assert session.with_options(deadline=2).deadline == 2
+
+
+@pytest.mark.parametrize(
+    "options", [{"status": 5}, {"position": [1]}, {"position": {"reach": "x"}}]
+)
+async def test_arguments_of_a_walk_that_make_no_sense_are_refused(session, options):
+    with pytest.raises(ks.ConfigurationError):
+        ks.iter_ingestion_workflows(session, **options)
+
+
+async def test_the_first_error_of_many_works_ends_them_all():
+    from knowledgestack_async._poller import run_bounded
+
+    began = []
+
+    async def work(number: int) -> None:
+        began.append(number)
+        await asyncio.sleep(0)
+        raise LookupError(number)
+
+    with pytest.raises(LookupError):
+        await run_bounded((work(number) for number in range(9)), most=2)
+    assert len(began) <= 3

@@ -116,6 +116,16 @@ async def test_an_aiohttp_session_of_the_users_is_used_and_not_closed(sandbox):
     assert sandbox.requests[-1].headers["Connection"] == "close"
 
 
+async def test_a_timeout_of_the_users_aiohttp_session_is_one_of_ours(sandbox):
+    sandbox.faults.add(Fault("silence"))
+    hurried = aiohttp.ClientTimeout(total=0.02)
+    async with aiohttp.ClientSession(timeout=hurried) as mine:
+        retry = ks.RetryPolicy(tries=1)
+        async with sandbox.session(client_session=mine, retry=retry) as session:
+            with pytest.raises(ks.ConnectionLost):
+                await ks.list_ingestion_workflows(session)
+
+
 async def test_a_closed_aiohttp_session_is_refused(sandbox):
     mine = aiohttp.ClientSession()
     await mine.close()

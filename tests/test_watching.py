@@ -12,6 +12,7 @@ from itertools import pairwise
 import pytest
 
 import knowledgestack_async as ks
+from knowledgestack_async._poller import Observation
 from knowledgestack_async.sandbox import Fault, Sandbox, SteppedClock
 from support import KEY
 
@@ -373,17 +374,63 @@ async def test_a_pause_that_the_server_asked_for_goes_first():
     assert max(b - a for a, b in pairwise(times)) >= 40
 
 
-async def test_watching_a_hundred_thousand_stays_in_bounds():
+async def test_an_id_that_is_watched_takes_little_memory():
     async with Sandbox(ingestions=1, record=False) as box, box.session() as session:
-        watch = ks.watch_ingestions(session, [f"ingest-{n:026}" for n in range(20_000)])
         known = (await ks.list_ingestion_workflows(session)).items[0]
-        from knowledgestack_async._poller import Observation
-
+        watch = ks.watch_ingestions(session, (), stays_open=True)
+        ids = [f"ingest-{number:026}" for number in range(20_000)]
         tracemalloc.start()
         try:
-            for number in range(20_000):
-                watch._observe(Observation(f"ingest-{number:026}", state=known))
+            for one in ids:
+                watch._observe(Observation(one, state=known))
             held, _ = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-    assert held < 20_000 * 1000  # bytes an id, what waits for a reader included
+        assert watch.summary.total == 20_000
+    # A hundred thousand are to stay under 200 MiB, what waits for a slow reader included.
+    assert 100 * 20_000 < held < 1000 * 20_000
+
+
+async def test_a_few_of_many_are_got_singly_once_it_is_known_how_many_are_active():
+    box, clock = stepped_box(3000, dialect="system-jobs", pipeline_seconds=(1000.0, 1001.0))
+    async with box, box.session(clock=clock, dialect="system-jobs") as session:
+        ids = list(box.store.ids())[1000:1012]
+        async with ks.watch_ingestions(session, ids, deadline=8) as watch:
+            _ = [change async for change in watch]
+            ticks = watch._poller.ticks
+    assert box.request_counts["list_ingestion_workflows"] <= 3
+    assert box.request_counts["get_ingestion_workflow"] == 12 * ticks
+
+
+async def test_a_deadline_ends_a_watch_of_a_server_that_says_nothing(sandbox):
+    sandbox.faults.add(Fault("silence"))
+    async with sandbox.session() as session:
+        async with ks.watch_ingestions(session, ["a"], deadline=0.05) as watch:
+            assert [change async for change in watch] == []
+        assert watch.timed_out
+
+
+async def test_a_watch_that_stays_open_takes_more_even_before_it_is_entered():
+    box, clock = stepped_box(3, pipeline_seconds=(1.0, 2.0))
+    async with box, box.session(clock=clock) as session:
+        watch = ks.watch_ingestions(session, (), stays_open=True)
+        watch.add(box.store.ids()[0])
+        async with watch:
+            watch.add(box.store.ids()[1])
+            final = set()
+            async for change in watch:
+                final |= {change.workflow_id} if change.is_final else set()
+                if len(final) == 2:
+                    break
+
+
+async def test_one_that_is_gone_is_told_once_in_a_watch_of_everything():
+    async with Sandbox(ingestions=1) as box, box.session() as session:
+        watch = ks.watch_ingestions(session)
+        gone = Observation("nobody", error=ks.NotFound("gone"))
+        broken = Observation("other", error=ks.ServerError("broken"))
+        for seen in (gone, gone, broken, broken):
+            watch._observe(seen)
+        watch._subscription = None
+        assert [change.kind for change in watch._pending.values()] == ["missing", "trouble"]
+        assert next(iter(watch._pending.values())).merged == 0

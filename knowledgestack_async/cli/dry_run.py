@@ -146,7 +146,8 @@ def _print(options: Options, estimate: Estimate, how: How) -> None:
         out(f"{'':>9}  and {len(estimate.by_cause) - _MOST_CAUSES:,} other causes")
     watching = ", and those that follow them to their end" if how.wait else ""
     out(f"Requests:         {estimate.reruns:,}, and {estimate.lookups:,} lookups{watching}")
-    out(f"Time to send:     {span(estimate.seconds)} at least")
+    soon = "less than 1 s" if estimate.seconds < 1 else f"{span(estimate.seconds)} at least"
+    out(f"Time to send:     {soon}")
     if how.max_in_flight or how.canary:
         out("                  and what the pipelines take, for they are waited for")
     out("Nothing was changed.")

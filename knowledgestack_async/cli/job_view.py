@@ -14,7 +14,7 @@ from .text import span, status_color
 __all__ = ["draw_job"]
 
 _ORDER = ("accepted", "refused", "failed", "unknown", "sending", "planned")
-_LABEL = 24
+_LABEL = 22
 
 
 def draw_job(progress: ks.RerunProgress, *, stopping: bool, width: int) -> RenderableType:
@@ -31,7 +31,7 @@ def draw_job(progress: ks.RerunProgress, *, stopping: bool, width: int) -> Rende
     bar = ProgressBar(
         total=progress.total, completed=progress.done, width=max(10, width - _LABEL - 1)
     )
-    line.add_row(bar, f"{progress.done:,} of {progress.total:,}")
+    line.add_row(bar, f"{progress.done:,} of {progress.total:,} done")
     return Group(line, _counts(progress, width), _pace(progress, stopping, width))
 
 

@@ -61,7 +61,7 @@ class _Task:
     cls=Command,
     example="""
     ks-async watch
-    ks-async watch --status processing --status pending --deadline 3600 --exit-status
+    ks-async watch -s processing -s pending --deadline 3600 --exit-status
     ks-async watch --from rerun.journal
     ks-async ingestions list -s processing -o ids | ks-async watch - -o ndjson
     """,

@@ -76,9 +76,10 @@ def _counts(seen: Observed, width: int) -> list[Text]:
     for word, count in shown.items():
         color = status_color(word) or ""
         share = count / max(1, summary.total)
+        percent = f"{share:.0%}" if share >= 0.01 else "<1%"
         line = Text(no_wrap=True)
         line.append(f"{clean(word):<12}", style=color)
-        line.append(f"{count:>9,}  {share:>4.0%}  ")
+        line.append(f"{count:>9,}  {percent:>4}  ")
         line.append("▇" * -(-int(share * room * 100) // 100), style=color)
         lines.append(line)
     return lines

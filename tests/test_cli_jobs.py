@@ -1,0 +1,541 @@
+"""Bulk reruns on the command line: asked, shown, interrupted, resumed, looked into."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import os
+import signal
+import sqlite3
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from test_cli_support import interrupt_at, make_cli, served
+
+import knowledgestack_async as ks
+from knowledgestack_async._journal import SqliteJournal
+from knowledgestack_async.cli import ids as ids_module
+from knowledgestack_async.cli import running
+from knowledgestack_async.cli.again import command_line
+from knowledgestack_async.cli.folders import state_folder
+from knowledgestack_async.cli.job_view import draw_job
+from knowledgestack_async.cli.options import Options
+from knowledgestack_async.cli.pace import How
+from knowledgestack_async.sandbox import Fault
+
+BOTH = ("stdin", "stdout", "stderr")
+RERUN = "rerun_ingestion_workflow"
+
+
+@pytest.fixture
+def server():
+    """A sandbox of this test's own, which has no bulk reruns."""
+    with served(dialect="offset", pipeline_seconds=(0.02, 0.05), ingestions=40) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys, tmp_path, server):
+    return make_cli(monkeypatch, capsys, tmp_path, server)
+
+
+@pytest.fixture
+def journal(tmp_path):
+    return tmp_path / "own.journal"
+
+
+def lines_of(result):
+    return [json.loads(line) for line in result.out.splitlines()]
+
+
+def reruns(server):
+    return server.request_counts[RERUN]
+
+
+# --- rerun ---
+
+
+def test_reruns_are_sent_once_each(cli, server):
+    ids = list(server.store.ids("failed"))
+    piped = "\n".join([*ids, *ids])
+    result = cli("ingestions", "rerun", "-", "--yes", "--concurrency", "4", stdin=piped)
+    assert result.code == 0
+    assert {item["workflow_id"]: item["state"] for item in lines_of(result)} == dict.fromkeys(
+        ids, "accepted"
+    )
+    assert f"Of {len(ids)}: {len(ids)} accepted." in result.err
+    assert "The job's journal: " in result.err
+    assert reruns(server) == len(ids)
+
+
+@pytest.mark.parametrize("answer", ["y", "n"])
+def test_a_rerun_asks_first(cli, server, answer):
+    id_ = server.store.ids("failed")[0]
+    result = cli("ingestions", "rerun", id_, tty=BOTH, stdin=f"{answer}\n")
+    assert "Run 1 ingestion again? [y/N]" in result.err
+    assert result.code == (0 if answer == "y" else 1)
+    assert ("Nothing was done." in result.err) is (answer == "n")
+    assert reruns(server) == (answer == "y")
+    assert (f"{id_}  accepted" in click.unstyle(result.out)) is (answer == "y")
+
+
+def test_all_that_failed_are_run_again_and_followed(cli, server, journal):
+    failed = len(server.store.ids("failed"))
+    result = cli(
+        *("ingestions", "rerun", "--status", "failed", "--wait", "--canary", "2"),
+        *("--journal", str(journal), "--rate", "500", "--max-in-flight", "9"),
+        tty=BOTH,
+        stdin="y\n",
+    )
+    assert result.code == 0
+    assert f"Run {failed} ingestions again?" in result.err
+    assert f"The new runs: {failed} completed." in result.err
+    assert "Taking down what they are like" in click.unstyle(result.err)
+    assert result.out == ""
+    assert journal.exists()
+
+
+def test_no_ids_are_nothing_to_do(cli, server):
+    result = cli("ingestions", "rerun", "-", "--yes", stdin="\n")
+    assert (result.code, result.out, result.err) == (0, "", "No ids came: nothing to do.\n")
+
+
+def test_ids_come_from_a_file(cli, server, tmp_path):
+    ids = list(server.store.ids("failed"))[:3]
+    file = tmp_path / "ids.txt"
+    file.write_text("\ufeff" + "\n\n".join(ids) + "\n-\n", encoding="utf-8")
+    rerun = ("ingestions", "rerun", "--yes", "-o", "ids", "--from")
+    assert sorted(cli(*rerun, str(file)).out.split()) == sorted(ids)
+    file.write_bytes(b"\xff\xff\xff")
+    assert "can't be read as a list of ids" in cli(*rerun, str(file)).err
+    assert cli(*rerun, "-", stdin=ids[0]).code == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--yes",), "say which"),
+        (("x", "--status", "failed", "--yes"), "one of them"),
+        (("-",), "--yes"),
+        (("--from", "-"), "--yes"),
+        (("x",), "--yes"),
+        (("x", "--yes", "--abort-over", "2"), "--abort-over"),
+        (("a/b", "--yes"), "a/b"),
+        (("--yes", "--from", "/nowhere"), "/nowhere"),
+    ],
+)
+def test_wrong_usage_sends_nothing(cli, server, args, said):
+    result = cli("ingestions", "rerun", *args)
+    assert (result.code, result.out) == (2, "")
+    assert said in result.err
+    assert not server.effects
+
+
+def test_a_journal_is_no_list_of_ids(cli, server, journal):
+    rerun = ("ingestions", "rerun", "--yes")
+    assert cli(*rerun, server.store.ids("failed")[0], "--journal", str(journal)).code == 0
+    result = cli(*rerun, "--from", str(journal))
+    assert result.code == 2
+    assert "retry-failed" in result.err
+
+
+def test_an_unknown_outcome_is_5_and_settled_later(cli, server, journal):
+    first, second = server.store.ids("failed")[:2]
+    server.faults.add(Fault("close", when="after", id=first, method="POST", limit=1))
+    result = cli(
+        *("ingestions", "rerun", first, second, "--yes", "-o", "json", "--journal", str(journal))
+    )
+    assert result.code == 5
+    states = {item["workflow_id"]: item["state"] for item in json.loads(result.out)}
+    assert states == {first: "unknown", second: "accepted"}
+    assert f"Nobody can tell whether these ran:\n  {first}\n" in result.err
+    assert f"Look again with: ks-async jobs resume {journal}" in result.err
+    shown = json.loads(cli("jobs", "show", str(journal), "-o", "json").out)
+    assert shown["unknown"] == [first]
+    resumed = cli("jobs", "resume", str(journal))
+    assert (resumed.code, resumed.err) == (0, "Of 2: 2 accepted.\n")
+    assert len(server.effects) == 2
+
+
+def test_what_is_unknown_is_sent_again_only_if_told(cli, server, journal, monkeypatch):
+    monkeypatch.setattr("knowledgestack_async.bulk.RerunSettings.settle_after", 0.0, raising=False)
+    id_ = server.store.ids("failed")[0]
+    server.faults.add(Fault("close", when="before", id=id_, method="POST", limit=1))
+    assert cli("ingestions", "rerun", id_, "--yes", "--journal", str(journal)).code == 5
+    assert cli("jobs", "resume", str(journal)).code == 5
+    assert not server.effects
+    with sqlite3.connect(journal) as file:
+        file.execute("UPDATE item SET changed_at = '2020-01-01T00:00:00+00:00'")
+    file.close()
+    assert cli("jobs", "resume", str(journal), "--resend-unknown").code == 0
+    assert len(server.effects) == 1
+
+
+def test_a_canary_that_fails_stops_the_job(cli, server, journal):
+    server.store.rerun_outcomes = {"failed": 1.0}
+    rerun = ("ingestions", "rerun", "--status", "failed", "--yes", "--journal", str(journal))
+    result = cli(*rerun, "--canary", "3", "--abort-over", "0.5")
+    assert result.code == 1
+    assert reruns(server) == 3
+    assert "Stopped: 3 of the first 3 failed again." in result.err
+    assert f"Go on with: ks-async jobs resume {journal}" in result.err
+    assert lines_of(cli("jobs", "list", str(journal), "-o", "ndjson"))[0]["state"] == "unfinished"
+
+
+def test_many_causes_and_many_ids_are_cut_short(cli, server, monkeypatch):
+    monkeypatch.setattr(running, "FEW", 2)
+    ids = list(server.store.ids("failed"))[:6]
+    server.faults.add(Fault("close", when="before", ids=ids, method="POST"))
+    screen = Options().screen
+    running.print_causes(screen, {"one": 3, "two\x1b": 2, "three": 1}, most=2)
+    running.print_ids(screen, ids, most=2)
+    said = cli("completion", "fish").err
+    assert said.splitlines() == [
+        "      3  one",
+        "      2  two ",
+        "         and 1 other causes",
+        f"  {ids[0]}",
+        f"  {ids[1]}",
+        "  and 4 more",
+    ]
+
+
+def test_what_is_refused_is_1_and_can_be_tried_again(cli, server, journal, tmp_path):
+    first, second = server.store.ids("failed")[:2]
+    refused = server.faults.add(Fault("status", status=409, id=first, method="POST"))
+    rerun = ("ingestions", "rerun", first, second, "--yes", "--journal", str(journal))
+    result = cli(*rerun)
+    assert result.code == 1
+    assert "Of 2: 1 refused, 1 accepted." in result.err or "1 accepted, 1 refused" in result.err
+    assert f"retry-failed {journal}" in result.err
+    again = ("jobs", "retry-failed", str(journal))
+    assert cli(*again).code == 2
+    assert cli(*again, "--yes", "--journal", str(journal)).code == 2
+    server.faults.remove(refused) if hasattr(server.faults, "remove") else refused.remove()
+    kept = cli(*again, tty=BOTH, stdin="n\n")
+    assert (kept.code, reruns(server)) == (1, 2)
+    assert "Run 1 ingestion again?" in kept.err
+    other = tmp_path / "second.journal"
+    done = cli(*again, "--yes", "--wait", "--journal", str(other))
+    assert [(item["workflow_id"], item["outcome"]) for item in lines_of(done)] == [
+        (first, "completed")
+    ]
+    assert cli("jobs", "retry-failed", str(other), "--yes").err.startswith("Nothing went wrong")
+
+
+def test_a_job_of_another_server_is_left_alone(cli, server, journal):
+    rerun = ("ingestions", "rerun", server.store.ids("failed")[0], "--yes")
+    assert cli(*rerun, "--journal", str(journal)).code == 0
+    for command in ("resume", "retry-failed"):
+        result = cli("jobs", command, str(journal), *["--yes"][: command != "resume"], "--sandbox")
+        assert result.code == 2
+        assert server.base_url in result.err
+
+
+def test_unknown_ones_are_not_retried(cli, server, journal):
+    first, second = server.store.ids("failed")[:2]
+    server.faults.add(Fault("close", when="before", id=first, method="POST"))
+    server.faults.add(Fault("status", status=409, id=second, method="POST"))
+    assert cli("ingestions", "rerun", first, second, "--yes", "--journal", str(journal)).code == 5
+    result = cli("jobs", "retry-failed", str(journal), "--yes")
+    assert "1 are unknown, and left as they are." in result.err
+    assert [item["workflow_id"] for item in lines_of(result)] == [second]
+
+
+def test_a_wrong_key_is_4(cli, server, monkeypatch):
+    monkeypatch.setenv("KS_API_KEY", "sk-user-other")
+    rerun = ("ingestions", "rerun", "x", "--yes", "--dialect", "offset")
+    assert cli(*rerun).code == 4
+    assert cli(*rerun, "--wait").code == 4
+
+
+def test_what_tasks_ended_with_is_told_in_a_line(cli, server, journal, monkeypatch):
+    async def full(*_args):
+        raise ks.JournalError("the disk is full")
+
+    monkeypatch.setattr(SqliteJournal, "claim", full)
+    rerun = ("ingestions", "rerun", server.store.ids("failed")[0], "--yes")
+    result = cli(*rerun, "--journal", str(journal))
+    assert (result.code, "Error: the disk is full" in result.err) == (2, True)
+
+    async def broken(*_args):
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr(SqliteJournal, "claim", broken)
+    assert "ZeroDivisionError: oh" in cli(*rerun).err
+
+
+# --- interrupted and resumed ---
+
+
+def test_ctrl_c_stops_cleanly_and_the_job_goes_on_later(cli, server, journal):
+    interrupt_at(server, RERUN, 3)
+    failed = len(server.store.ids("failed"))
+    rerun = ("ingestions", "rerun", "--status", "failed", "--yes", "--journal", str(journal))
+    result = cli(*rerun, "--concurrency", "1", tty=BOTH)
+    assert result.code == 130
+    assert "Stopped: " in result.err
+    assert f"Go on with: ks-async jobs resume {journal} --concurrency 1\n" in result.err
+    sent = reruns(server)
+    assert 3 <= sent < failed
+    again = cli("ingestions", "rerun", "x", "--journal", str(journal), tty=BOTH, stdin="n\n")
+    assert (again.code, reruns(server)) == (1, sent)
+    assert f"Go on with the {failed - sent} that are left?" in again.err
+    done = cli(*rerun, "--concurrency", "1")
+    assert done.code == 0
+    assert f"has a job of {failed} already" in done.err
+    assert reruns(server) == failed
+    assert cli("jobs", "resume", str(journal)).code == 0
+    assert reruns(server) == failed
+
+
+def test_ctrl_c_before_anything_is_sent(cli, server, journal):
+    interrupt_at(server, "get_ingestion_workflow")
+    server.faults.add(Fault("status", status=400, route="get_ingestion_workflow"))
+    rerun = ("ingestions", "rerun", server.store.ids("failed")[0], "--yes")
+    result = cli(*rerun, "--journal", str(journal))
+    assert result.code == 130
+    assert "Stopped before anything was sent." in result.err
+    assert not server.effects
+    server.before_request = None
+    server.faults.clear()
+    resumed = cli("jobs", "resume", str(journal))
+    assert resumed.code == 2
+    assert f"--journal {journal}" in resumed.err
+    assert lines_of(cli("jobs", "list", str(journal), "-o", "ndjson"))[0]["state"] == "unplanned"
+    assert cli(*rerun, "--journal", str(journal)).code == 0
+
+
+def test_a_sandboxs_job_has_no_command_that_resumes_it(cli, server, monkeypatch):
+    monkeypatch.setattr(
+        "knowledgestack_async.cli.running.exit_of", lambda _report: running.Exit.FAILED
+    )
+    result = cli("--sandbox", "ingestions", "rerun", "nope", "--yes")
+    assert "Of 1: 1 refused." in result.err
+    assert "ks-async" not in result.err.replace("state/ks-async", "")
+    options = Options(sandbox=True)
+
+    class Run:
+        how = How()
+
+    Run.options, Run.screen = options, options.screen
+    running._tell_how_to_go_on(Run, "Go on with")
+
+
+def test_ctrl_c_ends_a_question(cli, server, monkeypatch):
+    def pressed(*_args, **_settings):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise click.Abort from None
+
+    monkeypatch.setattr(ids_module.click, "confirm", pressed)
+    result = cli("ingestions", "rerun", "x", tty=BOTH)
+    assert (result.code, result.err) == (130, "Interrupted.\n")
+
+
+def test_a_reader_that_leaves_stops_the_job(cli, server, journal, monkeypatch):
+    def gone(_self, _line):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("knowledgestack_async.cli.screen.Screen.out", gone)
+    monkeypatch.setattr("knowledgestack_async.cli.app._forget_output", lambda: None)
+    rerun = ("ingestions", "rerun", "--status", "failed", "--yes", "--journal", str(journal))
+    result = cli(*rerun, "--concurrency", "1")
+    assert result.code == 0
+    assert "Go on with: ks-async jobs resume" in result.err
+
+
+# --- dry runs ---
+
+
+def test_a_dry_run_changes_nothing(cli, server, journal):
+    failed = len(server.store.ids("failed"))
+    rerun = ("ingestions", "rerun", "--dry-run", "--journal", str(journal))
+    told = cli(*rerun, "-s", "failed", "--wait", "--canary", "1", "--rate", "2")
+    assert told.code == 0
+    assert f"Would run again:  {failed}\nBy status:        {failed} failed\n" in told.out
+    assert f"Requests:         {failed}, and 1 lookups, and those that follow" in told.out
+    assert f"Time to send:     {failed / 2:.0f} s at least" in told.out
+    assert "what the pipelines take" in told.out
+    assert not server.effects
+    assert not journal.exists()
+
+
+def test_a_dry_run_looks_bare_ids_up(cli, server):
+    ids = list(server.store.ids("failed"))[:4]
+    rerun = ("ingestions", "rerun", "--dry-run", *ids, "nope")
+    told = cli(*rerun, tty=BOTH)
+    assert "Would run again:  4\nDon't exist:      1\n" in told.out
+    assert "less than 1 s" in told.out
+    assert cli(*rerun, "-o", "ids").out.split() == ids
+    estimate = json.loads(cli(*rerun, "-o", "json").out)
+    assert (estimate["targets"], estimate["missing"], estimate["reruns"]) == (5, 1, 4)
+    done = server.store.ids("completed")[0]
+    assert "By cause" not in cli("ingestions", "rerun", "--dry-run", done).out
+
+
+def test_a_dry_run_counts_bulk_reruns(cli, server, monkeypatch):
+    server.switch_dialect("system-jobs")
+    monkeypatch.setattr("knowledgestack_async.cli.dry_run._MOST_CAUSES", 1)
+    told = cli("ingestions", "rerun", "--dry-run", "-s", "failed", "-s", "completed")
+    completed = len(server.store.ids("completed"))
+    assert f"Requests:         {completed + 1}, and" in told.out
+    assert "other causes" in told.out
+
+
+def test_a_dry_run_fails_where_nothing_can_be_looked_up(cli, server):
+    server.faults.add(Fault("status", status=400, method="GET"))
+    assert cli("ingestions", "rerun", "--dry-run", "x", "--dialect", "offset").code == 1
+
+
+# --- jobs ---
+
+
+def test_jobs_are_listed_shown_and_exported(cli, server, tmp_path):
+    empty = cli("jobs", "list")
+    assert (empty.code, empty.out) == (0, "")
+    assert "No jobs in" in empty.err
+    first, second = server.store.ids("failed")[:2]
+    server.faults.add(Fault("status", status=409, id=second, method="POST"))
+    assert cli("ingestions", "rerun", first, second, "--wait", "--yes").code == 1
+    [job] = lines_of(cli("jobs", "list", "-o", "ndjson"))
+    assert job["counts"] == {"accepted": 1, "refused": 1}
+    assert (job["state"], job["total"], job["left"]) == ("finished", 2, 0)
+    listed = click.unstyle(cli("jobs", "list", tty=BOTH, width=140).out)
+    assert "1 accepted, 1 refused" in listed
+    assert server.base_url in listed
+    shown = json.loads(cli("jobs", "show", job["name"], "-o", "json").out)
+    assert shown["outcomes"] == {"completed": 1}
+    assert list(shown["causes"].values()) == [1]
+    sheet = cli("jobs", "show", job["path"], tty=BOTH, width=70).out
+    assert "settings:" in sheet
+    exported = json.loads(cli("jobs", "export", job["name"]).out)
+    assert {item["workflow_id"] for item in exported["items"]} == {first, second}
+    rows = list(csv.DictReader(io.StringIO(cli("jobs", "export", job["name"], "-o", "csv").out)))
+    assert [row["workflow_id"] for row in rows] == [first, second]
+
+
+def test_journals_that_can_not_be_read_are_told(cli, server, tmp_path):
+    foreign = tmp_path / "foreign.journal"
+    foreign.write_text("no database at all, not even nearly one")
+    [job] = lines_of(cli("jobs", "list", str(tmp_path), "-o", "ndjson"))
+    assert job["state"] == "unreadable"
+    assert "is not a journal" in cli("jobs", "list", str(tmp_path)).out
+    for command in (("show",), ("resume",), ("export",), ("retry-failed", "--yes")):
+        result = cli("jobs", *command, str(foreign))
+        assert result.code == 2
+        assert "is not a journal" in result.err
+    missing = cli("jobs", "show", "nope")
+    assert missing.code == 2
+    assert "no job 'nope'" in missing.err
+
+
+@pytest.fixture
+def in_use(server, journal):
+    """A journal that is in use, though by this process."""
+    held = SqliteJournal(journal)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(held.open(server.base_url, {"wait": False}))
+    yield held, loop
+    loop.run_until_complete(held.close())
+    loop.close()
+
+
+def test_a_journal_in_use_is_said_to_be(cli, server, journal, in_use):
+    held, loop = in_use
+    bare = json.loads(cli("jobs", "show", str(journal), "-o", "json").out)
+    assert (bare["state"], bare["process"], bare["published"]) == ("in use", None, {})
+
+    async def publish():
+        held.publish({"counts": {"accepted": 3, "planned": 4}, "is_over": False})
+        await held.header()
+
+    loop.run_until_complete(publish())
+    shown = json.loads(cli("jobs", "show", str(journal), "-o", "json").out)
+    assert (shown["process"], shown["counts"]) == (os.getpid(), {"accepted": 3, "planned": 4})
+    watched = cli("watch", "--from", str(journal))
+    assert watched.code == 0
+    assert f"in use by another process (process {os.getpid()})" in watched.err
+    assert "4 planned, 3 accepted" in watched.out
+    resumed = cli("jobs", "resume", str(journal))
+    assert resumed.code == 2
+    assert "in use" in resumed.err
+
+
+# --- small parts ---
+
+
+def test_each_system_has_a_folder_for_state(monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/me"))
+    assert state_folder("linux", {}) == Path("/home/me/.local/state")
+    assert state_folder("linux", {"XDG_STATE_HOME": "here"}) == Path("/home/me/.local/state")
+    assert state_folder("linux", {"XDG_STATE_HOME": "/x"}) == Path("/x")
+    assert state_folder("darwin", {}) == Path("/home/me/Library/Application Support")
+    assert state_folder("win32", {}) == Path("/home/me/AppData/Local")
+    assert state_folder("win32", {"LOCALAPPDATA": "/l"}) == Path("/l")
+
+
+def test_a_command_line_can_be_typed_again():
+    options = Options(base_url="https://x", api_key_file=Path("a b"), allow_plain_http=True)
+    assert command_line(options, "watch", "y") == (
+        "ks-async --base-url https://x --api-key-file 'a b' --allow-plain-http watch y"
+    )
+    assert How(rate=2.5, max_in_flight=3).pace == ["--rate", "2.5", "--max-in-flight", "3"]
+
+
+def progress(**changes):
+    known = {
+        "counts": {"accepted": 1200, "refused": 3, "planned": 800, "new": 1},
+        "total": 2004,
+        "done": 1203,
+        "in_flight": 40,
+        "rate": 12.5,
+        "eta": 64.0,
+        "paused": None,
+        "elapsed": 96.0,
+    }
+    return ks.RerunProgress(**(known | changes))
+
+
+def drawn(renderable, width):
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=width, height=24)
+    console.print(renderable)
+    return console.file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [40, 80, 140])
+def test_a_job_fits_the_terminal(width):
+    lines = drawn(draw_job(progress(), stopping=False, width=width), width)
+    assert len(lines) == 3
+    assert all(len(line.rstrip()) <= width for line in lines)
+    assert "1,203 of 2,004 done" in lines[0]
+    assert lines[1].startswith("1,200 accepted  3 refused")
+    if width >= 80:
+        assert lines[2].rstrip().endswith("about 1m 04s left")
+
+
+def test_a_job_tells_why_it_waits():
+    assert "paused: no connection" in "".join(
+        drawn(draw_job(progress(paused="no connection", eta=None), stopping=False, width=80), 80)
+    )
+    assert "stopping" in "".join(drawn(draw_job(progress(), stopping=True, width=80), 80))
+    quiet = draw_job(progress(rate=0, eta=None, in_flight=0), stopping=False, width=80)
+    assert drawn(quiet, 80)[2].rstrip() == "1m 36s"
+
+
+def test_without_a_picture_a_line_moves(cli, server, monkeypatch):
+    monkeypatch.setattr("knowledgestack_async.cli.screen.Screen.SHOW_AFTER", 0.0)
+    monkeypatch.setattr("knowledgestack_async.cli.screen.Screen.TICK", 0.01)
+    server.faults.add(Fault("latency", seconds=0.05))
+    rerun = ("ingestions", "rerun", server.store.ids("failed")[0], "--yes", "-o", "ndjson")
+    result = cli(*rerun, tty=BOTH)
+    assert result.code == 0
+    assert " of 1 …" in result.err
+    assert sys.stdout is not None
