@@ -218,20 +218,7 @@ class Transport:
                 **extra,
             ) as response:
                 partial = Answer(response.status, response.headers, b"")
-                try:
-                    content = await self._read(response)
-                except _Unreadable as error:
-                    response.close()
-                    return Failure(str(error), sent=True, answer=partial)
-                if own_connection:
-                    response.close()
-                return Answer(
-                    response.status,
-                    response.headers,
-                    content,
-                    progress.discard,
-                    progress.is_reused,
-                )
+                return await self._take_in(response, partial, progress)
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
             return Failure(_tls_reason(error), sent=False, untrusted=True)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
@@ -240,6 +227,18 @@ class Transport:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it may show the headers
             return Failure(_lost_reason(error), progress.sent, answer=partial)
+
+    async def _take_in(
+        self, response: aiohttp.ClientResponse, partial: Answer, progress: _Progress
+    ) -> Answer | Failure:
+        try:
+            content = await self._read(response)
+        except _Unreadable as error:
+            response.close()
+            return Failure(str(error), sent=True, answer=partial)
+        return attrs.evolve(
+            partial, body=content, discard=progress.discard, is_on_reused=progress.is_reused
+        )
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         inflate = _inflater(response.headers.get("Content-Encoding", ""))

@@ -8,6 +8,8 @@ from typing import Any, Self, TypeVar
 import attrs
 import click
 
+from .many import AT_ONCE
+
 __all__ = ["How", "job_options", "pace_options", "resend_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -22,7 +24,7 @@ class How:
     abort_over: float = 0.2
     rate: float | None = None
     max_in_flight: int | None = None
-    concurrency: int = 50
+    concurrency: int = AT_ONCE
     resend_unknown: bool = False
 
     @classmethod
@@ -83,7 +85,7 @@ _PACE = (
         "--concurrency",
         type=click.IntRange(1, 100),
         metavar="N",
-        default=50,
+        default=AT_ONCE,
         show_default=True,
         help="How many to send at a time.",
     ),
