@@ -85,7 +85,7 @@ class Sender:
         self._go = asyncio.Event()
         self._go.set()
         self._next_at = float("-inf")
-        self._busy = 0
+        self._sending = 0
         self._left: int | None = None
         self._strikes = 0
         self._singly: set[str] = set()
@@ -128,8 +128,8 @@ class Sender:
                 found = await self._claim_and_send(room) if room else 0
             if found:
                 continue
-            is_finished = room > 0 or self._left == 0
-            if is_finished and self._busy == 0:
+            # Nothing is planned any more, and nobody has anything in hand that could be again.
+            if self._sending == 0 and (room > 0 or self._left == 0):
                 self._changed.set()
                 return
             if self.stopped_by is None:
@@ -147,18 +147,18 @@ class Sender:
         return max(0, most)
 
     async def _claim_and_send(self, room: int) -> int:
-        self._busy += 1
         self._reserve(room)
-        try:
-            await self._keep_pace(room)
-            items = await self._journal.claim(room)
-            self._reserve(len(items) - room)
-            if items:
+        await self._keep_pace(room)
+        items = await self._journal.claim(room)
+        self._reserve(len(items) - room)
+        if items:
+            self._sending += 1
+            try:
                 await self._send(items)
-            return len(items)
-        finally:
-            self._busy -= 1
-            self._changed.set()
+            finally:
+                self._sending -= 1
+                self._changed.set()
+        return len(items)
 
     def _reserve(self, count: int) -> None:
         self.running += count

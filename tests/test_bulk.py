@@ -459,6 +459,27 @@ async def test_it_is_used_with_async_with(session, path):
         await anext(ks.rerun_ingestions(session, [], journal=path))
 
 
+async def test_many_workers_with_little_to_do_come_to_an_end_soon(path):
+    async with failed_box(1) as box, box.session() as session:
+        claims = 0
+        original = SqliteJournal.claim
+
+        async def count(journal: SqliteJournal, most: int):
+            nonlocal claims
+            claims += 1
+            return await original(journal, most)
+
+        SqliteJournal.claim = count
+        try:
+            async with asyncio.timeout(10):
+                job = ks.rerun_ingestions(session, box.store.ids(), journal=path, concurrency=100)
+                async with job:
+                    await job.finish()
+        finally:
+            SqliteJournal.claim = original
+    assert claims <= 2 * 200 + 1
+
+
 async def test_progress_tells_where_it_is(path):
     async with failed_box(100, latency=0.002) as box, box.session() as session:
         async with ks.rerun_ingestions(
