@@ -267,7 +267,7 @@ class Sender:
         self._go.clear()
         wait = 0.25 * 2 ** min(self._strikes, 3)
         try:
-            while self.stopped_by is None:
+            while self.stopped_by is None:  # pragma: no branch - a stop is seen after the sleep
                 await self._clock.sleep(
                     min(wait, self.LONGEST_PAUSE) * (0.75 + self._chance.random() / 2)
                 )

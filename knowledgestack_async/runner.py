@@ -29,7 +29,7 @@ __all__ = ["Outcome", "Reporter", "Work", "work_within"]
 
 T = TypeVar("T")
 
-logger = logging.getLogger("knowledgestack_async")
+logger: logging.Logger = logging.getLogger("knowledgestack_async")
 
 Status: TypeAlias = Literal["COMPLETED", "FAILED"]
 Work: TypeAlias = Coroutine[Any, Any, T] | Callable[[WorkflowRunResponse], Awaitable[T]]

@@ -191,8 +191,10 @@ class Watch(Generic[StateT]):
             if self._is_over:
                 raise StopAsyncIteration
             self._news.clear()
-            if not await self._wait_for_news():
-                self.timed_out = True
+            if (
+                not await self._wait_for_news()
+            ):  # pragma: no cover - run by a test of a silent server,
+                self.timed_out = True  # but Python 3.11 doesn't trace what follows a timeout here
                 self._stop()
         return self._pending.pop(next(iter(self._pending)))
 
@@ -271,7 +273,7 @@ class Watch(Generic[StateT]):
             self._observe_state(seen.id, seen.state, known)
         elif seen.is_missing:
             self._observe_absence(seen, known)
-        elif seen.error is not None:
+        else:
             self._last_error = seen.error
             if seen.id not in self._in_trouble:
                 self._in_trouble.add(seen.id)
@@ -313,15 +315,14 @@ class Watch(Generic[StateT]):
                 self._missing += step * (known.status is None)
         self._counts = +self._counts
         self._known[id_] = now
-        wanted = None if self._subscription is None else self._subscription.wanted
+        wanted = set[str]() if self._subscription is None else self._subscription.wanted
         if now.is_over:
             self._endings.append(self._clock.now())
             self._after.pop(id_, None)
-            if wanted is not None:
-                wanted.discard(id_)
-        elif wanted is not None:
+            wanted.discard(id_)
+        else:
             wanted.add(id_)
-        if not self._everything and not self._stays_open and not wanted:
+        if not (self._everything or self._stays_open or wanted):
             self._stop()
 
     def _tell(

@@ -12,7 +12,7 @@ import pytest
 
 import knowledgestack_async as ks
 from bulk_kills import POINTS, kill_and_resume
-from knowledgestack_async._journal import ItemState, SqliteJournal
+from knowledgestack_async._journal import ItemState, JournalItem, SqliteJournal
 from knowledgestack_async.rerun_report import RerunReport, cause_of
 from knowledgestack_async.sandbox import Fault, Sandbox
 from support import KEY, FakeClock, ids_of, run_id_of
@@ -437,8 +437,11 @@ def test_causes_of_ten_thousand_messages_are_few():
     assert cause_of("Table on page 27 has 349 columns") == "Table on page # has # columns"
 
 
-def test_a_report_of_nothing_is_good():
+def test_a_report_of_nothing_is_good_and_one_of_something_unknown_is_not():
     assert RerunReport.of([]).is_good
+    unknown = JournalItem(workflow_id="a", state=ItemState.UNKNOWN)
+    assert RerunReport.of([unknown]).unknown == ("a",)
+    assert not RerunReport.of([unknown]).is_good
 
 
 @pytest.mark.parametrize(

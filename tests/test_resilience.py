@@ -651,3 +651,16 @@ async def test_the_first_error_of_many_works_ends_them_all():
     with pytest.raises(LookupError):
         await run_bounded((work(number) for number in range(9)), most=2)
     assert len(began) <= 3
+
+
+async def test_a_refusal_that_is_cut_is_still_that_refusal():
+    cut = b"HTTP/1.1 409 Conflict\r\nContent-Length: 90\r\nConnection: close\r\n\r\n{"
+
+    async def answer(_reader, writer, _head) -> None:
+        writer.write(cut)
+        writer.close()
+
+    async with raw_server(answer) as server, ks.Session(KEY, server.base_url) as session:
+        with pytest.raises(ks.Conflict):
+            await ks.rerun_ingestion_workflow(session, "w-1")
+    assert len(server.heads) == 1

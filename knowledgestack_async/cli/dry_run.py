@@ -86,21 +86,19 @@ async def _look_up(
     session: ks.Session, targets: Sequence[Target]
 ) -> tuple[list[ks.WorkflowSummaryResponse], int]:
     """What they are like now, in as few requests as it takes; and how many there are not."""
-    found = [one for one in targets if not isinstance(one, str)]
+    found = {one.workflow_id: one for one in targets if not isinstance(one, str)}
     bare = [one for one in targets if isinstance(one, str)]
-    missing = 0
     left = set(bare)
     async with ks.watch_ingestions(session, bare) as watch:
         while left:
             change = await anext(watch)
-            if change.kind is ks.ChangeKind.MISSING:
-                missing += change.workflow_id in left
-            elif change.state is not None and change.workflow_id in left:
-                found.append(change.state)
-            elif change.error is not None:
+            if change.state is not None:
+                found[change.workflow_id] = change.state
+            elif change.error is not None and change.kind is not ks.ChangeKind.MISSING:
                 raise change.error
             left.discard(change.workflow_id)
-    return found, missing
+    missing = sum(one not in found for one in bare)
+    return [*found.values()] if not bare else [found[one] for one in bare if one in found], missing
 
 
 async def _estimate(

@@ -158,7 +158,7 @@ def show(options: Options, job: str) -> Exit:
 @resend_option
 @printing
 @pass_options
-def resume(options: Options, job: str, /, **pace: Any) -> Exit:
+def resume(options: Options, /, job: str, **pace: Any) -> Exit:
     """Go on with a job that was interrupted, killed or stopped.
 
     What was being sent then is settled by proof first: a newer run means that it ran. The
@@ -219,7 +219,7 @@ def export(options: Options, job: str, form: str) -> Exit:
 @printing
 @pass_options
 def retry_failed(
-    options: Options, job: str, /, yes: bool, journal: Path | None, **settings: Any
+    options: Options, /, job: str, yes: bool, journal: Path | None, **settings: Any
 ) -> Exit:
     """Run those again that were refused, failed, or ended badly: a new job, with a new journal.
 

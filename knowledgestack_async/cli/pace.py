@@ -8,9 +8,9 @@ from typing import Any, Self, TypeVar
 import attrs
 import click
 
-from .many import AT_ONCE
-
 __all__ = ["How", "job_options", "pace_options", "resend_option"]
+
+CONCURRENCY = 50
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,7 +24,7 @@ class How:
     abort_over: float = 0.2
     rate: float | None = None
     max_in_flight: int | None = None
-    concurrency: int = AT_ONCE
+    concurrency: int = CONCURRENCY
     resend_unknown: bool = False
 
     @classmethod
@@ -85,7 +85,7 @@ _PACE = (
         "--concurrency",
         type=click.IntRange(1, 100),
         metavar="N",
-        default=AT_ONCE,
+        default=CONCURRENCY,
         show_default=True,
         help="How many to send at a time.",
     ),

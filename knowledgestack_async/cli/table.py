@@ -52,7 +52,7 @@ class Column:
     def text(self, record: Record) -> str:
         """What it shows of a record."""
         values = (field_of(record, name) for name in self.fields)
-        return next((self.show(value) for value in values if value not in {None, ""}), "")
+        return next((self.show(value) for value in values if value not in (None, "")), "")
 
 
 def field_of(record: Record, name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
@@ -80,7 +81,7 @@ def _counts(seen: Observed, width: int) -> list[Text]:
         line = Text(no_wrap=True)
         line.append(f"{clean(word):<12}", style=color)
         line.append(f"{count:>9,}  {percent:>4}  ")
-        line.append("▇" * -(-int(share * room * 100) // 100), style=color)
+        line.append("▇" * ceil(share * room), style=color)
         lines.append(line)
     return lines
 
