@@ -370,6 +370,11 @@ def test_statuses_of_workflows(cli, shared):
     assert "EXECUTION" not in cli("workflows", "status", *ids, tty=BOTH).out
 
 
+def test_no_ids_are_nothing_to_do(cli, shared):
+    result = cli("workflows", "status", "-", stdin="\n")
+    assert (result.code, result.out, result.err) == (0, "", "No ids came: nothing to do.\n")
+
+
 @pytest.mark.parametrize(("option", "said"), [((), "is over"), (("--no-check",), "409")])
 def test_what_is_over_is_not_cancelled(cli, server, option, said):
     open_, over = server.store.ids()[:2]
@@ -582,8 +587,11 @@ def test_a_line_moves_while_it_takes_long(cli, server, monkeypatch):
     server.store.set_status(id_ := server.store.ids()[0], "processing")
     assert (
         "waiting: 1 processing …"
-        in cli("ingestions", "wait", id_, "--deadline", "0.5", tty=BOTH).err
+        in cli("ingestions", "wait", id_, "--deadline", "0.3", tty=BOTH).err
     )
+    run_id = server.store.runs.newest("RUNNING").id
+    waited = cli("runs", "wait", run_id, "--deadline", "0.3", tty=BOTH)
+    assert "waiting: 1 RUNNING …" in waited.err
     monkeypatch.setenv("TERM", "dumb")
     assert "\x1b" not in cli("ingestions", "get", *server.store.ids()[:2], tty=BOTH).err
 

@@ -7,10 +7,20 @@ import os
 import re
 import signal
 import subprocess
+import urllib.request
 
 import click
 import pytest
-from test_cli_support import KEY, PROGRAM, Terminal, environment, in_pipe, on_terminal, served
+from test_cli_support import (
+    KEY,
+    PROGRAM,
+    Piped,
+    Terminal,
+    environment,
+    in_pipe,
+    on_terminal,
+    served,
+)
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +28,11 @@ def server():
     """A sandbox for all of this; each test takes ids that no other one changes."""
     with served(dialect="system-jobs", pipeline_seconds=(0.05, 0.1), ingestions=200) as sandbox:
         yield sandbox
+
+
+@pytest.fixture(autouse=True)
+def _own_state(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 def run_id(server, status, place=0):
@@ -64,22 +79,86 @@ def test_get(server):
     assert f"workflow_id:                 {id_}" in shown.out
 
 
-def test_rerun_and_wait(server):
+def test_rerun_and_wait(server, tmp_path):
     first, second, third = server.store.ids("failed")[3:6]
+    journal = str(tmp_path / "own.journal")
     refused = in_pipe(["ingestions", "rerun", first], environment(server))
     assert (refused.code, refused.out) == (2, "")
     assert "--yes" in refused.err
-    piped = in_pipe(["ingestions", "rerun", first, second, "--yes"], environment(server))
+    rerun = ["ingestions", "rerun", first, second, "--yes", "--journal", journal]
+    piped = in_pipe(rerun, environment(server))
     assert piped.code == 0
-    assert {line.split("\t")[0] for line in piped.out.splitlines()[1:]} == {first, second}
-    asked = Terminal(["ingestions", "rerun", third], environment(server))
+    assert {json.loads(line)["workflow_id"] for line in piped.out.splitlines()} == {first, second}
+    assert piped.err == "Of 2: 2 accepted.\n"
+    asked = Terminal(["ingestions", "rerun", third, "--wait"], environment(server))
     asked.read_until("Run 1 ingestion again? [y/N]")
     asked.type("y\n")
     result = asked.end()
     assert result.code == 0
-    assert f"{third}  rerun" in result.out
+    assert "Taking down what they are like" in result.out
+    assert f"{third}  accepted  completed" in click.unstyle(result.out)
     waited = in_pipe(["ingestions", "wait", first, "--output", "ids"], environment(server))
     assert (waited.code, waited.out) == (0, f"{first}\n")
+
+
+def test_jobs(tmp_path):
+    journal = tmp_path / "own.journal"
+    with served(dialect="offset", latency=0.1, pipeline_seconds=(0.02, 0.05)) as slow:
+        env = environment(slow)
+        failed = len(slow.store.ids("failed"))
+        rerun = ["ingestions", "rerun", "-s", "failed", "--yes", "--journal", str(journal)]
+        started = Terminal([*rerun, "--concurrency", "2"], env)
+        started.read_until("accepted")
+        used = in_pipe(["jobs", "show", str(journal)], env)
+        assert (used.code, "in use" in used.out) == (0, True)
+        os.killpg(started.process.pid, signal.SIGINT)
+        stopped = started.end()
+        assert stopped.code == 130
+        assert f"jobs resume {journal} --concurrency 2" in stopped.out
+        assert stopped.out.rstrip().endswith("Interrupted.")
+        assert "Traceback" not in stopped.out
+        shown = on_terminal(["jobs", "list", str(journal)], env)
+        assert (shown.code, "unfinished" in shown.out) == (0, True)
+        slow.before_request = None
+        resumed = in_pipe(["jobs", "resume", str(journal)], env)
+        assert resumed.code == 0
+        assert f"Of {failed}: {failed} accepted." in resumed.err
+        assert slow.request_counts["rerun_ingestion_workflow"] == failed
+        exported = in_pipe(["jobs", "export", str(journal), "-o", "csv"], env)
+        assert len(exported.out.splitlines()) == failed + 1
+        retried = in_pipe(["jobs", "retry-failed", str(journal), "--yes"], env)
+        assert (retried.code, retried.out) == (0, "")
+
+
+def test_watch(server):
+    ids = list(server.store.ids("failed")[12:14])
+    piped = in_pipe(["watch", *ids, "--exit-status"], environment(server))
+    assert piped.code == 1
+    assert {json.loads(line)["current"] for line in piped.out.splitlines()} == {"failed"}
+    watching = Terminal(["watch"], environment(server), 140)
+    watching.read_until("of 200 over")
+    os.killpg(watching.process.pid, signal.SIGINT)
+    left = watching.end()
+    assert left.code == 130
+    assert "\x1b[?1049l" in left.out
+    assert left.out.endswith("Go on with: ks-async watch\n\nInterrupted.\n")
+
+
+def test_monitor(server):
+    env = environment(server)
+    for watching in (
+        Terminal(["monitor", "--prometheus", "0"], env),
+        Piped(["monitor", "--prometheus", "0"], env),
+    ):
+        watching.read_until("Ctrl-C ends it.")
+        [url] = re.findall(r"http://\S+/metrics", watching.text)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(url, timeout=5) as answer:
+            assert b"ks_ingestions" in answer.read()
+        os.killpg(watching.process.pid, signal.SIGINT)
+        ended = watching.end()
+        assert ended.code == 0
+        assert ended.out.endswith("Ended.\n")
 
 
 def test_an_interruption_is_130_without_a_traceback(server):

@@ -178,6 +178,33 @@ class Terminal:
         return Result(code, self.text.replace("\r\n", "\n"))
 
 
+class Piped:
+    """``ks-async`` as a process between pipes that is interrupted; what it says on standard error."""
+
+    def __init__(self, args: Sequence[str], env: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [*PROGRAM, *args],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.text = ""
+
+    def read_until(self, wanted: str) -> None:
+        """Read lines until one holds a text."""
+        assert self.process.stderr is not None
+        while wanted not in self.text and (line := self.process.stderr.readline()):
+            self.text += line
+
+    def end(self) -> Result:
+        """Read to the end."""
+        said = self.process.communicate(timeout=30)[1]
+        return Result(self.process.returncode, self.text + said)
+
+
 def on_terminal(args: Sequence[str], env: dict[str, str], width: int = 80) -> Result:
     """Run ``ks-async`` as a process on a terminal, to its end."""
     return Terminal(args, env, width).end()

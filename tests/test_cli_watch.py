@@ -396,6 +396,15 @@ def test_metrics_are_served(cli, server, monkeypatch):
         )
 
 
+def test_ctrl_c_is_no_error_of_a_monitor(cli, server, monkeypatch):
+    def pressed(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(monitor_command, "run_with_session", pressed)
+    result = cli("monitor", "--prometheus", "0")
+    assert (result.code, result.err) == (0, "Ended.\n")
+
+
 def test_a_port_that_is_taken_is_told(cli, server):
     port = server.base_url.rpartition(":")[2]
     result = cli("monitor", "--prometheus", port)

@@ -66,10 +66,10 @@ def monitor(options: Options, port: int, host: str, interval: float | None) -> E
             async with serving(gauges, host, port) as address:
                 options.screen.note(f"Metrics at http://{address}/metrics\nCtrl-C ends it.")
                 options.screen.activity = lambda: f"watching {watch.summary.total:,} ingestions"
-                async for change in watch:
+                while True:
+                    change = await anext(watch)
                     raise_if_hopeless(change)
                     gauges.note(change)
-        return Exit.DONE
 
     try:
         return run_with_session(options, work)
