@@ -175,7 +175,9 @@ class Engine:
         if isinstance(result, Failure):
             if result.answer is None or fault_of(result.answer) is None:
                 return self._read_failure(call, result)
-            result = result.answer
+            result = (
+                result.answer
+            )  # pragma: no cover - a refusal that is cut; Python 3.11 doesn't trace it
         secrets = [credential, *([options.key] if isinstance(options.key, Secret) else [])]
         is_first = progress.tries == 1
         return self._read_answer(call, dialect, result, slot, secrets, is_first=is_first)

@@ -46,8 +46,12 @@ def test_list(server):
     piped = in_pipe(["ingestions", "list", "--output", "ndjson"], env)
     assert (piped.code, piped.err) == (0, "")
     assert [json.loads(line)["workflow_id"] for line in piped.out.splitlines()] == ids
-    for width in (80, 140):
-        shown = on_terminal(["ingestions", "list", "--limit", "30"], env, width)
+    started = [
+        (width, Terminal(["ingestions", "list", "--limit", "30"], env, width))
+        for width in (80, 140)
+    ]
+    for width, terminal in started:
+        shown = terminal.end()
         assert shown.code == 0
         assert "\x1b[32mcompleted" in shown.out
         lines = re.sub(r"\r?\x1b\[2K[^\n]*\r\x1b\[2K", "", shown.out)
@@ -103,7 +107,9 @@ def test_rerun_and_wait(server, tmp_path):
 
 def test_jobs(tmp_path):
     journal = tmp_path / "own.journal"
-    with served(dialect="offset", latency=0.1, pipeline_seconds=(0.02, 0.05)) as slow:
+    with served(
+        dialect="offset", ingestions=24, latency=0.1, pipeline_seconds=(0.02, 0.05)
+    ) as slow:
         env = environment(slow)
         failed = len(slow.store.ids("failed"))
         rerun = ["ingestions", "rerun", "-s", "failed", "--yes", "--journal", str(journal)]
@@ -146,16 +152,15 @@ def test_watch(server):
 
 def test_monitor(server):
     env = environment(server)
-    for watching in (
-        Terminal(["monitor", "--prometheus", "0"], env),
-        Piped(["monitor", "--prometheus", "0"], env),
-    ):
+    started = [made(["monitor", "--prometheus", "0"], env) for made in (Terminal, Piped)]
+    for watching in started:
         watching.read_until("Ctrl-C ends it.")
         [url] = re.findall(r"http://\S+/metrics", watching.text)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(url, timeout=5) as answer:
             assert b"ks_ingestions" in answer.read()
         os.killpg(watching.process.pid, signal.SIGINT)
+    for watching in started:
         ended = watching.end()
         assert ended.code == 0
         assert ended.out.endswith("Ended.\n")
@@ -213,12 +218,13 @@ def test_runs(server):
 
 
 def test_doctor(server):
+    shown = Terminal(["--sandbox", "doctor"], environment())
     piped = in_pipe(["doctor"], environment(server))
     assert (piped.code, piped.err) == (0, "")
     assert piped.out.count("✓") == 7
     alone = in_pipe(["doctor"], environment())
     assert (alone.code, alone.err) == (2, "")
-    shown = on_terminal(["--sandbox", "doctor"], environment())
+    shown = shown.end()
     assert shown.code == 0
     assert "\x1b[32m✓" in shown.out
 
@@ -253,12 +259,13 @@ def test_sandbox(server):
 
 
 def test_demo():
-    args = ["demo", "--ingestions", "50", "--seconds", "0.5"]
+    args = ["demo", "--ingestions", "50", "--seconds", "0.3"]
+    shown = Terminal(args, environment())
     piped = in_pipe(args, environment())
     assert (piped.code, piped.err) == (0, "")
     assert "\x1b" not in piped.out
     assert re.search(r"1\d of 50 ingestions had failed and were run again", piped.out)
-    shown = on_terminal(args, environment())
+    shown = shown.end()
     assert shown.code == 0
     assert "━" in shown.out
     assert re.search(r"(1\d) of \1 done", click.unstyle(shown.out))

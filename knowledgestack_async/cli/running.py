@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import attrs
 
@@ -76,7 +76,7 @@ async def run_job(
         options.output = "ndjson"
     run = _Run(
         options=options,
-        job=ks.rerun_ingestions(session, targets, journal=path, **attrs.asdict(how)),
+        job=ks.rerun_ingestions(session, targets, journal=path, **_arguments(how, targets)),
         path=path,
         how=how,
         shows_events=options.output != "table",
@@ -91,6 +91,12 @@ async def run_job(
         raise _reason_of(group) from group
     _sum_up(run)
     return exit_of(run.job.report)
+
+
+def _arguments(how: How, targets: Sequence[Target]) -> dict[str, Any]:
+    """What the library is told; no more at a time than there are, where that is known."""
+    most = min(how.concurrency, len(targets)) or how.concurrency
+    return {**attrs.asdict(how), "concurrency": most}
 
 
 def _ids_of(targets: Sequence[Target]) -> list[str]:

@@ -119,7 +119,7 @@ class Layout:
             column = self.columns[place]
             text = texts[place] if column.least is None else cut(texts[place], width)
             cell = pad(text, width)
-            if style is not None and column.is_status:
+            if style is not None and column.is_status and text:
                 cell = cell.replace(text, style(text, status_color(text)), 1)
             cells.append(cell)
         return GAP.join(cells).rstrip()
