@@ -13,7 +13,7 @@ from email.utils import formatdate
 
 import click
 import pytest
-from test_cli_support import KEY, make_cli, served
+from test_cli_support import KEY, interrupt_at, make_cli, served
 
 import knowledgestack_async as ks
 from knowledgestack_async import cli as package
@@ -585,13 +585,12 @@ def test_a_line_moves_while_it_takes_long(cli, server, monkeypatch):
     listed = cli("ingestions", "list", tty=BOTH, width=140)
     assert re.search(r"\d+ found", listed.err)
     server.store.set_status(id_ := server.store.ids()[0], "processing")
-    assert (
-        "waiting: 1 processing …"
-        in cli("ingestions", "wait", id_, "--deadline", "0.3", tty=BOTH).err
-    )
+    interrupt_at(server, "get_ingestion_workflow", 2)
+    assert "waiting: 1 processing …" in cli("ingestions", "wait", id_, tty=BOTH).err
+    interrupt_at(server, "get_workflow_run", 2)
     run_id = server.store.runs.newest("RUNNING").id
-    waited = cli("runs", "wait", run_id, "--deadline", "0.3", tty=BOTH)
-    assert "waiting: 1 RUNNING …" in waited.err
+    assert "waiting: 1 RUNNING …" in cli("runs", "wait", run_id, tty=BOTH).err
+    server.before_request = None
     monkeypatch.setenv("TERM", "dumb")
     assert "\x1b" not in cli("ingestions", "get", *server.store.ids()[:2], tty=BOTH).err
 

@@ -17,7 +17,9 @@ from test_cli_support import (
     Piped,
     Terminal,
     environment,
+    held_at,
     in_pipe,
+    nothing_left_running,
     on_terminal,
     served,
 )
@@ -31,8 +33,10 @@ def server():
 
 
 @pytest.fixture(autouse=True)
-def _own_state(monkeypatch, tmp_path):
+def _by_itself(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with nothing_left_running(monkeypatch):
+        yield
 
 
 def run_id(server, status, place=0):
@@ -107,25 +111,25 @@ def test_rerun_and_wait(server, tmp_path):
 
 def test_jobs(tmp_path):
     journal = tmp_path / "own.journal"
-    with served(
-        dialect="offset", ingestions=24, latency=0.1, pipeline_seconds=(0.02, 0.05)
-    ) as slow:
+    with served(dialect="offset", ingestions=24, pipeline_seconds=(0.02, 0.05)) as slow:
         env = environment(slow)
         failed = len(slow.store.ids("failed"))
         rerun = ["ingestions", "rerun", "-s", "failed", "--yes", "--journal", str(journal)]
-        started = Terminal([*rerun, "--concurrency", "2"], env)
-        started.read_until("accepted")
-        used = in_pipe(["jobs", "show", str(journal)], env)
-        assert (used.code, "in use" in used.out) == (0, True)
-        os.killpg(started.process.pid, signal.SIGINT)
-        stopped = started.end()
+        with held_at(slow, "rerun_ingestion_workflow", 3) as go_on:
+            started = Terminal([*rerun, "--concurrency", "2"], env)
+            started.read_until("accepted")
+            used = in_pipe(["jobs", "show", str(journal)], env)
+            assert (used.code, "in use" in used.out) == (0, True)
+            os.killpg(started.process.pid, signal.SIGINT)
+            started.read_until("topping")
+            go_on.set()
+            stopped = started.end()
         assert stopped.code == 130
         assert f"jobs resume {journal} --concurrency 2" in stopped.out
         assert stopped.out.rstrip().endswith("Interrupted.")
         assert "Traceback" not in stopped.out
         shown = on_terminal(["jobs", "list", str(journal)], env)
         assert (shown.code, "unfinished" in shown.out) == (0, True)
-        slow.before_request = None
         resumed = in_pipe(["jobs", "resume", str(journal)], env)
         assert resumed.code == 0
         assert f"Of {failed}: {failed} accepted." in resumed.err

@@ -110,11 +110,53 @@ def interrupt_at(sandbox: Sandbox, route: str, number: int = 1) -> None:
     sandbox.before_request = count
 
 
+@contextmanager
+def held_at(sandbox: Sandbox, route: str, number: int) -> Iterator[threading.Event]:
+    """Hold all that a sandbox answers from a route's so-manieth request on, until the event is set."""
+    go_on = threading.Event()
+    left = [number]
+
+    def hold(request: RecordedRequest) -> None:
+        if request.route == route:
+            left[0] -= 1
+            if left[0] == 0:
+                go_on.wait(60)
+
+    sandbox.before_request = hold
+    try:
+        yield go_on
+    finally:
+        go_on.set()
+        sandbox.before_request = None
+
+
+@contextmanager
+def nothing_left_running(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """End the processes that a test began and, as it failed, didn't see to the end."""
+    begun: list[subprocess.Popen[Any]] = []
+
+    class Begun(subprocess.Popen[Any]):
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            super().__init__(*args, **settings)
+            begun.append(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", Begun)
+        yield
+    for process in begun:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
 def environment(sandbox: Sandbox | None = None, **extra: str) -> dict[str, str]:
     """What a process of ``ks-async`` is told."""
     known = {name: value for name, value in os.environ.items() if not name.startswith("KS_")}
     known |= {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color"} | extra
     known.pop("NO_COLOR", None)
+    known.pop(
+        "PYTHONDEVMODE", None
+    )  # in which asyncio tells of each step that a busy machine slows
     if sandbox is None:
         return known
     return known | {"KS_BASE_URL": sandbox.base_url, "KS_API_KEY": sandbox.api_key}
