@@ -353,7 +353,7 @@ def test_waiting_for_many_ends_at_the_deadline(cli, server):
     done, stuck = server.store.ids()[:2]
     server.store.set_status(done, "completed")
     server.store.set_status(stuck, "processing")
-    result = cli("ingestions", "wait", done, stuck, "--deadline", "0.3", tty=BOTH)
+    result = cli("ingestions", "wait", done, stuck, "--deadline", "1", tty=BOTH)
     assert result.code == 1
     assert f"{done}  " in click.unstyle(result.out)
     assert "1 is not over yet: 1 processing" in click.unstyle(result.err)

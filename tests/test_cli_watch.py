@@ -47,20 +47,20 @@ def lines_of(result):
     return [json.loads(line) for line in result.out.splitlines()]
 
 
-def end_later(server, outcome, seconds=0.15):
-    """Some that are processing now end after a while, one after the other."""
+def end_later(server, outcome, looks=3):
+    """Some that are processing end one after the other, once they have been looked at so many times."""
     ids = list(server.store.ids("failed"))[:3]
     for id_ in ids:
         server.store.set_status(id_, "processing")
+    left, seen = [*ids], []
 
-    def end():
-        for id_ in ids:
-            time.sleep(seconds)
-            server.store.set_status(id_, outcome)
+    def end(_request):
+        seen.append(_request)
+        if len(seen) > looks and left:
+            server.store.set_status(left.pop(), outcome)
 
-    thread = threading.Thread(target=end)
-    thread.start()
-    return ids, thread
+    server.before_request = end
+    return ids
 
 
 # --- watch ---
@@ -71,9 +71,8 @@ def end_later(server, outcome, seconds=0.15):
     [("completed", ("--exit-status",), 0), ("failed", ("--exit-status",), 1), ("failed", (), 0)],
 )
 def test_ids_are_watched_until_all_are_over(cli, server, outcome, options, code):
-    ids, ending = end_later(server, outcome)
+    ids = end_later(server, outcome)
     result = cli("watch", *ids, "--interval", "0.1", *options)
-    ending.join()
     assert result.code == code
     events = [event for event in lines_of(result) if event["is_final"]]
     assert {event["workflow_id"]: event["current"] for event in events} == dict.fromkeys(
@@ -84,9 +83,8 @@ def test_ids_are_watched_until_all_are_over(cli, server, outcome, options, code)
 
 def test_a_screen_is_drawn_and_taken_away(cli, server, monkeypatch):
     monkeypatch.setattr(canvas, "INTERVAL", 0.02)
-    ids, ending = end_later(server, "failed")
+    ids = end_later(server, "failed")
     result = cli("watch", *ids, "--interval", "0.1", tty=BOTH, width=100)
-    ending.join()
     assert result.code == 0
     assert "\x1b[?1049h" in result.out
     assert result.out.endswith("\x1b[?25h\x1b[?1049l")
@@ -98,7 +96,7 @@ def test_a_screen_is_drawn_and_taken_away(cli, server, monkeypatch):
 
 def test_all_there_are_are_watched_until_the_deadline(cli, server):
     server.faults.add(Fault("status", status=400, route=LIST, after=1, times=1))
-    result = cli("watch", "--deadline", "0.8", "--interval", "0.1", "--exit-status")
+    result = cli("watch", "--deadline", "1.5", "--interval", "0.1", "--exit-status")
     assert result.code == 0
     events = lines_of(result)
     assert {event["workflow_id"] for event in events} - {""} == set(server.store.ids())
@@ -110,7 +108,7 @@ def test_all_there_are_are_watched_until_the_deadline(cli, server):
 
 def test_a_deadline_leaves_what_is_not_over(cli, server):
     server.store.set_status(id_ := server.store.ids()[0], "processing")
-    result = cli("watch", id_, "nope", "--deadline", "0.3", "-o", "ids")
+    result = cli("watch", id_, "nope", "--deadline", "1", "-o", "ids")
     assert (result.code, result.out) == (1, "nope\n")
     assert "The deadline is over, and 1 are not." in result.err
 
@@ -167,11 +165,13 @@ def test_ctrl_c_says_to_give_the_ids_again(cli, server):
     assert "ks-async" not in cli("watch", "nope", id_, "--sandbox", "--deadline", "0.1").err
 
 
-def test_a_sandboxs_watch_has_nothing_to_go_on_with(cli, server):
-    timer = threading.Timer(0.7, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
+def test_a_sandboxs_watch_has_nothing_to_go_on_with(cli, monkeypatch):
+    def press(_self, _line):
+        monkeypatch.undo()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("knowledgestack_async.cli.screen.Screen.out", press)
     result = cli("--sandbox", "watch", "--interval", "0.1")
-    timer.join()
     assert result.code == 130
     assert "Go on" not in result.err
 
@@ -196,9 +196,8 @@ def test_a_dumb_terminal_gets_lines(cli, server, monkeypatch):
 
 
 def test_one_watch_serves_all_who_wait(cli, server):
-    ids, ending = end_later(server, "completed", 0.05)
+    ids = end_later(server, "completed")
     result = cli("ingestions", "wait", *ids, "nope", "-o", "ids")
-    ending.join()
     assert result.code == 3
     assert set(result.out.split()) == set(ids)
     assert "Of 4: 3 done, 1 not found." in result.err
@@ -206,10 +205,9 @@ def test_one_watch_serves_all_who_wait(cli, server):
 
 
 def test_trouble_while_waiting_is_told_and_the_wait_goes_on(cli, server):
-    ids, ending = end_later(server, "completed", 0.05)
+    ids = end_later(server, "completed", looks=1)
     server.faults.add(Fault("status", status=400, id=ids[0], times=1))
     result = cli("ingestions", "wait", ids[0])
-    ending.join()
     assert result.code == 0
     assert "Error: " in result.err
 
@@ -217,7 +215,7 @@ def test_trouble_while_waiting_is_told_and_the_wait_goes_on(cli, server):
 def test_the_late_ones_are_counted(cli, server):
     for id_ in (ids := list(server.store.ids())[:2]):
         server.store.set_status(id_, "pending")
-    result = cli("ingestions", "wait", *ids, "--deadline", "0.3")
+    result = cli("ingestions", "wait", *ids, "--deadline", "1")
     assert "2 are not over yet: 2 pending" in result.err
     server.faults.add(Fault("latency", seconds=1))
     assert "none was seen" in cli("ingestions", "wait", ids[0], "--deadline", "0.1").err
