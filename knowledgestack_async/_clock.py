@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -26,11 +27,11 @@ class Clock(Protocol):
 
 
 class MonotonicClock:
-    """The event loop's own time."""
+    """The system's monotonic time, and the event loop's timers."""
 
     def now(self) -> float:
-        """The loop's reading."""
-        return asyncio.get_running_loop().time()
+        """The system's reading."""
+        return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
         """Wait by the loop's timers."""

@@ -19,7 +19,6 @@ from ._problems import Problem, call_facts, make_error
 from ._retry import Chance, Fault, RetryBudget, decide, fault_of
 from ._settings import CallOptions, resolve_key
 from ._transport import Failure, Transport
-from ._version import __version__
 from ._wire import Answer, Call, Misdelivered, Priority, Secret, list_reader, read_retry_after
 from .errors import RequestError
 
@@ -30,6 +29,7 @@ T = TypeVar("T")
 logger = logging.getLogger("knowledgestack_async")
 
 FOREVER = float("inf")
+_JSON_BODY = {"Content-Type": "application/json"}
 
 
 @attrs.frozen
@@ -59,6 +59,9 @@ class _Progress:
     retries: int = 0
     doubted: bool = False
 
+    def done(self, value: T, answer: Answer) -> Done[T]:
+        return Done(value, self.doubted, self.tries, answer.request_id)
+
 
 class Engine:
     """Runs calls: takes a slot, tries, decides whether to try again, and tells what came of it."""
@@ -66,7 +69,6 @@ class Engine:
     def __init__(
         self,
         *,
-        base_url: str,
         transport: Transport,
         governor: Governor,
         negotiation: Negotiation,
@@ -74,7 +76,6 @@ class Engine:
         chance: Chance,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._base_url = base_url
         self._transport = transport
         self._governor = governor
         self._negotiation = negotiation
@@ -91,14 +92,14 @@ class Engine:
         Raises:
             RequestError: It failed; which one, the tree of errors says.
         """
-        deadline = FOREVER if options.deadline is None else self._clock.now() + options.deadline
-        progress = _Progress(deadline)
+        progress = _Progress(FOREVER)
+        if options.deadline is not None:
+            progress.deadline_at = self._clock.now() + options.deadline
         problem: Problem | None = None
         while True:
             slot = await self._take_slot(call, options, progress, problem)
-            dialect = (
-                self._negotiation.dialect
-            )  # after the slot: it may have been learned meanwhile
+            # Only now that there is a slot: it may have been learned meanwhile.
+            dialect = self._negotiation.dialect
             target = call.target(dialect)
             try:
                 outcome = await self._try_once(call, options, dialect, target, progress, slot)
@@ -106,7 +107,7 @@ class Engine:
                 self._governor.release()
             if not isinstance(outcome, Problem):
                 self.budget.give_back(progress.retries)
-                return attrs.evolve(outcome, doubted=progress.doubted, tries=progress.tries)
+                return outcome
             problem = outcome
             status = None if problem.answer is None else problem.answer.status
             if status == 404:
@@ -162,8 +163,8 @@ class Engine:
         began = self._clock.now()
         result = await self._transport.send(
             call.method,
-            self._base_url + target.path + (f"?{target.query}" if target.query else ""),
-            _headers(call, options),
+            target,
+            options.headers if call.body is None else {**options.headers, **_JSON_BODY},
             credential,
             body=call.body,
             timeout=min(options.timeout, max(0.0, progress.deadline_at - began)),
@@ -174,17 +175,18 @@ class Engine:
             self._log_try(call, target, progress, result, self._clock.now() - began)
         if isinstance(result, Failure):
             if result.answer is None or fault_of(result.answer) is None:
-                return self._read_failure(call, result)
+                return self._read_failure(call, result, progress)
             result = (
                 result.answer
             )  # pragma: no cover - a refusal that is cut; Python 3.11 doesn't trace it
         secrets = [credential, *([options.key] if isinstance(options.key, Secret) else [])]
-        is_first = progress.tries == 1
-        return self._read_answer(call, dialect, result, slot, secrets, is_first=is_first)
+        return self._read_answer(call, dialect, result, slot, secrets, progress)
 
-    def _read_failure(self, call: Call[T], failure: Failure) -> Done[T] | Problem:
+    def _read_failure(
+        self, call: Call[T], failure: Failure, progress: _Progress
+    ) -> Done[T] | Problem:
         if failure.answer is not None and call.accepted is not None:
-            return Done(call.accepted(failure.answer), request_id=failure.answer.request_id)
+            return progress.done(call.accepted(failure.answer), failure.answer)
         if failure.untrusted:
             return Problem(Fault.UNTRUSTED, failure.reason)
         return Problem(Fault.UNCERTAIN if failure.sent else Fault.NOT_SENT, failure.reason)
@@ -196,13 +198,12 @@ class Engine:
         answer: Answer,
         slot: Slot,
         secrets: list[Secret],
-        *,
-        is_first: bool,
+        progress: _Progress,
     ) -> Done[T] | Problem:
         fault = fault_of(answer)
         if fault is None:
             self._governor.answered()
-            return _read_body(call, dialect, answer, secrets, is_first=is_first)
+            return _read_body(call, dialect, answer, secrets, progress)
         retry_after = read_retry_after(answer.headers, self._wall_clock())
         if fault is Fault.REFUSED:
             self._governor.pushed_back(slot, retry_after)
@@ -295,16 +296,6 @@ class Engine:
         )
 
 
-def _headers(call: Call[Any], options: CallOptions) -> dict[str, str]:
-    headers = {
-        **options.headers,
-        "Accept": "application/json",
-        "Accept-Encoding": "gzip, deflate",
-        "User-Agent": f"knowledgestack-async/{__version__}",
-    }
-    return headers if call.body is None else {**headers, "Content-Type": "application/json"}
-
-
 def _without(secrets: list[Secret], answer: Answer) -> Answer:
     """An answer as an error may show it."""
     for secret in secrets:
@@ -313,18 +304,18 @@ def _without(secrets: list[Secret], answer: Answer) -> Answer:
 
 
 def _read_body(
-    call: Call[T], dialect: Dialect, answer: Answer, secrets: list[Secret], *, is_first: bool
+    call: Call[T], dialect: Dialect, answer: Answer, secrets: list[Secret], progress: _Progress
 ) -> Done[T] | Problem:
     try:
-        return Done(call.read(answer, dialect), request_id=answer.request_id)
+        return progress.done(call.read(answer, dialect), answer)
     except Misdelivered as error:
         answer.discard()
         return Problem(Fault.UNCERTAIN, f"the answer is not to this request: {error}", answer)
     except DecodeError as error:
         answer.discard()
         if call.accepted is not None:
-            return Done(call.accepted(answer), request_id=answer.request_id)
-        if answer.is_on_reused and is_first:
+            return progress.done(call.accepted(answer), answer)
+        if answer.is_on_reused and progress.tries == 1:
             # It may be a late answer to the request before; another connection tells.
             return Problem(Fault.UNCERTAIN, error.reason, _without(secrets, answer))
         shown = _without(secrets, answer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from ssl import SSLContext
 from typing import Any
@@ -12,8 +12,11 @@ from weakref import WeakSet
 
 import aiohttp
 import attrs
+from yarl import URL
 
 from ._clock import Clock
+from ._dialects import Target
+from ._version import __version__
 from ._wire import Answer, Secret
 from .errors import ConfigurationError
 
@@ -21,6 +24,13 @@ __all__ = ["Failure", "Transport", "TransportOptions"]
 
 BODY_LIMIT = 32 * 2**20
 CHUNK = 2**16
+
+# What every request says; where the pool is the user's, each request has to say it itself.
+COMMON_HEADERS: Mapping[str, str] = {
+    "Accept": "application/json",
+    "Accept-Encoding": "gzip, deflate",
+    "User-Agent": f"knowledgestack-async/{__version__}",
+}
 
 
 @attrs.frozen(kw_only=True)
@@ -108,7 +118,8 @@ class _WatchedConnector(aiohttp.TCPConnector):
             connection.close()
         progress = _CURRENT_TRY.get()
         if protocol is not None and progress is not None:  # pragma: no branch - both always are
-            self._handed_out.add(protocol)
+            if not is_reused:
+                self._handed_out.add(protocol)
             progress.connected(connection.transport, is_reused=is_reused)
         return connection
 
@@ -116,7 +127,9 @@ class _WatchedConnector(aiohttp.TCPConnector):
 class Transport:
     """Sends requests: from a pool, or where nothing in the answer names it, on a connection of its own."""
 
-    def __init__(self, options: TransportOptions, clock: Clock) -> None:
+    def __init__(self, base_url: str, options: TransportOptions, clock: Clock) -> None:
+        self._base_url = URL(base_url, encoded=True)
+        self._prefix = self._base_url.raw_path.rstrip("/")
         self._options = options
         self._clock = clock
         self._pooled: aiohttp.ClientSession | None = None
@@ -141,6 +154,7 @@ class Transport:
     def _make_session(self, connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=connector,
+            headers=COMMON_HEADERS,
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             timeout=aiohttp.ClientTimeout(total=None),
@@ -158,8 +172,8 @@ class Transport:
     async def send(
         self,
         method: str,
-        url: str,
-        headers: dict[str, str],
+        target: Target,
+        headers: Mapping[str, str],
         credential: Secret,
         *,
         body: bytes | None,
@@ -177,7 +191,7 @@ class Transport:
         try:
             async with self._clock.timeout(timeout):
                 return await self._exchange(
-                    method, url, headers, credential, body, own_connection, once, progress
+                    method, target, headers, credential, body, own_connection, once, progress
                 )
         except TimeoutError:
             return Failure(f"no answer within {timeout:.3g} s", progress.sent)
@@ -189,8 +203,8 @@ class Transport:
     async def _exchange(
         self,
         method: str,
-        url: str,
-        headers: dict[str, str],
+        target: Target,
+        headers: Mapping[str, str],
         credential: Secret,
         body: bytes | None,
         own_connection: bool,
@@ -202,13 +216,14 @@ class Transport:
             return Failure("the session is closed", sent=False)
         extra: dict[str, Any] = {}
         if self._options.client_session is not None:
-            headers = headers | ({"Connection": "close"} if own_connection else {})
+            headers = {**COMMON_HEADERS, **headers}
+            headers |= {"Connection": "close"} if own_connection else {}
             extra = {"middlewares": (_no_silent_resend,)} if once else {}
-        partial: Answer | None = None
+        response: aiohttp.ClientResponse | None = None
         try:
             async with session.request(
                 method,
-                url,
+                self._url(target),
                 data=body,
                 headers={**headers, "Authorization": f"Bearer {credential.reveal()}"},
                 allow_redirects=False,
@@ -217,8 +232,10 @@ class Transport:
                 ssl=self._options.ssl,
                 **extra,
             ) as response:
-                partial = Answer(response.status, response.headers, b"")
-                return await self._take_in(response, partial, progress)
+                content = await self._take_in(response)
+            return Answer(
+                response.status, response.headers, content, progress.discard, progress.is_reused
+            )
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
             return Failure(_tls_reason(error), sent=False, untrusted=True)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
@@ -226,27 +243,28 @@ class Transport:
         except TimeoutError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it may show the headers
-            return Failure(_lost_reason(error), progress.sent, answer=partial)
+            head = None if response is None else Answer(response.status, response.headers, b"")
+            return Failure(_lost_reason(error), progress.sent, answer=head)
 
-    async def _take_in(
-        self, response: aiohttp.ClientResponse, partial: Answer, progress: _Progress
-    ) -> Answer | Failure:
+    def _url(self, target: Target) -> URL:
+        url = self._base_url.with_path(self._prefix + target.path, encoded=True)
+        return URL(f"{url}?{target.query}", encoded=True) if target.query else url
+
+    async def _take_in(self, response: aiohttp.ClientResponse) -> bytes:
         try:
-            content = await self._read(response)
-        except _Unreadable as error:
+            encoding = response.headers.get("Content-Encoding")
+            if encoding is None:
+                return await self._read(response.content)
+            return await self._read(response.content, _inflater(encoding))
+        except _Unreadable:
             response.close()
-            return Failure(str(error), sent=True, answer=partial)
-        return attrs.evolve(
-            partial, body=content, discard=progress.discard, is_on_reused=progress.is_reused
-        )
+            raise
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        inflate = _inflater(response.headers.get("Content-Encoding", ""))
+    async def _read(self, content: aiohttp.StreamReader, inflate: Any = None) -> bytes:
         chunks: list[bytes] = []
         size = 0
-        async for chunk in response.content.iter_any():
-            self.bytes_in += len(chunk)
-            rest = chunk
+        while rest := await content.readany():
+            self.bytes_in += len(rest)
             while rest:
                 if inflate is None:
                     piece, rest = rest, b""
@@ -292,6 +310,8 @@ def _connect_reason(error: Exception) -> str:
 
 
 def _lost_reason(error: Exception) -> str:
+    if isinstance(error, _Unreadable):
+        return str(error)
     if isinstance(error, aiohttp.ClientPayloadError):
         return "the answer was cut short"
     if isinstance(error, aiohttp.ClientResponseError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from enum import IntEnum
@@ -44,6 +45,9 @@ T = TypeVar("T")
 ModelT = TypeVar("ModelT", bound=WireObject)
 
 EXCERPT_LENGTH = 200
+
+_UNRESERVED = re.compile(r"[\w.~-]+", re.ASCII)
+_PLAIN_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f/\\\ud800-\udfff]+")
 
 
 class Priority(IntEnum):
@@ -164,6 +168,8 @@ def check_id(value: object, what: str = "workflow_id") -> str:
         return str(value)
     if not isinstance(value, str):
         raise ConfigurationError(f"{what} must be a str or UUID, not {type(value).__name__}")
+    if _PLAIN_ID.fullmatch(value) and value not in {".", ".."}:
+        return value
     problem = ""
     if not value:
         problem = "is empty"
@@ -171,11 +177,9 @@ def check_id(value: object, what: str = "workflow_id") -> str:
         problem = "could reach another route: '.', '..', slashes and backslashes are refused"
     elif any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in value):
         problem = "has control characters in it"
-    elif any(0xD800 <= ord(char) < 0xE000 for char in value):
+    else:
         problem = "has half a character in it (a lone surrogate)"
-    if problem:
-        raise ConfigurationError(f"{what} {excerpt(value)!r} {problem}")
-    return value
+    raise ConfigurationError(f"{what} {excerpt(value)!r} {problem}")
 
 
 def route_target(route: Route, resource_id: str) -> Callable[[Dialect], Target]:
@@ -188,8 +192,9 @@ def route_target(route: Route, resource_id: str) -> Callable[[Dialect], Target]:
     if resource_id == taken.get(route):
         other = "list of ingestions" if route is Route.WORKFLOW else "bulk rerun"
         raise ConfigurationError(f"workflow_id {resource_id!r} would reach the {other} instead")
-    segment = quote(resource_id, safe="")
-    return lambda dialect: Target(dialect.paths[route].format(id=segment))
+    plain = _UNRESERVED.fullmatch(resource_id) is not None
+    segment = resource_id if plain else quote(resource_id, safe="")
+    return lambda dialect: Target(dialect.paths[route].replace("{id}", segment))
 
 
 def model_reader(
@@ -205,8 +210,9 @@ def model_reader(
 
     def read(answer: Answer, _dialect: Dialect) -> ModelT:
         made = decode_model(answer.body, model)
-        if echo is not None and str(getattr(made, echo)).lower() != expected.lower():
-            raise Misdelivered(f"asked about {expected}, answered about {getattr(made, echo)}")
+        echoed = expected if echo is None else str(getattr(made, echo))
+        if echoed != expected and echoed.lower() != expected.lower():
+            raise Misdelivered(f"asked about {expected}, answered about {echoed}")
         return made
 
     return read
@@ -316,6 +322,8 @@ def check_credential(credential: object, what: str = "api_key") -> Secret:
 
 def excerpt(text: str, length: int = EXCERPT_LENGTH) -> str:
     """At most so many characters of a foreign text, with control characters escaped."""
+    if len(text) <= length and text.isprintable():
+        return text
     cut = text[: length + 1]
     shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in cut)
     return shown if len(shown) <= length else shown[: length - 1] + "…"

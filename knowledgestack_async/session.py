@@ -175,9 +175,8 @@ class Session:
         way = TransportOptions(
             client_session=client_session, trace_configs=trace_configs, proxy=proxy, ssl=ssl
         )
-        transport = Transport(way, self.clock)
+        transport = Transport(self._base_url, way, self.clock)
         engine = Engine(
-            base_url=self._base_url,
             transport=transport,
             governor=governor,
             negotiation=self._negotiation,

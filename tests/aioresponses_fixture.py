@@ -25,7 +25,7 @@ class MockedResponse(ClientResponse):
 
 @attrs.frozen
 class Sent:
-    """One request as it was handed to aiohttp."""
+    """One request as it was handed to aiohttp, with the headers that its session adds."""
 
     method: str
     url: str
@@ -45,7 +45,8 @@ class Mocked(aioresponses):
 
     async def _request_mock(self, orig_self, method, url, *args, **options):
         assert not {"params", "json", "auth", "cookies"} & set(options)
-        self.sent.append(Sent(method, str(url), dict(options["headers"]), options["data"]))
+        headers = {**orig_self.headers, **options["headers"]}
+        self.sent.append(Sent(method, str(url), headers, options["data"]))
         return await super()._request_mock(orig_self, method, url, *args, **options)
 
 

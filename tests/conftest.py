@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -39,3 +40,16 @@ async def session(sandbox: Sandbox, clock: FakeClock) -> AsyncIterator[ks.Sessio
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KS_API_KEY", raising=False)
     monkeypatch.delenv("KS_BASE_URL", raising=False)
+
+
+def _is_no_slow_step(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Executing %s took")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_news_of_slow_steps() -> Iterator[None]:
+    """How long a step took on a busy machine, which asyncio tells in debug mode, is no test's matter."""
+    logger = logging.getLogger("asyncio")
+    logger.addFilter(_is_no_slow_step)
+    yield
+    logger.removeFilter(_is_no_slow_step)

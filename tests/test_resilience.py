@@ -8,6 +8,7 @@ import gc
 import pickle
 import random
 import ssl
+import time
 import tracemalloc
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -19,7 +20,16 @@ import trustme
 
 import knowledgestack_async as ks
 from knowledgestack_async.sandbox import Fault, Sandbox
-from support import KEY, FakeClock, answering, http, ids_of, raw_server, run_id_of
+from support import (
+    KEY,
+    FakeClock,
+    answering,
+    assert_within,
+    http,
+    ids_of,
+    raw_server,
+    run_id_of,
+)
 
 
 @attrs.frozen
@@ -248,7 +258,7 @@ async def test_a_gzip_bomb_is_not_unpacked(sandbox):
     assert peak < 44 * 2**20  # the sandbox's own megabyte or so included
 
 
-async def test_gzip_and_deflate_are_read(sandbox):
+async def test_gzip_and_deflate_are_read():
     import gzip
     import zlib
 
@@ -256,14 +266,15 @@ async def test_gzip_and_deflate_are_read(sandbox):
     bodies = (
         http(gzip.compress(page), headers="Content-Encoding: gzip\r\n"),
         http(zlib.compress(page), headers="Content-Encoding: deflate\r\n"),
+        http(page, headers="Content-Encoding: identity\r\n"),
         http(page, headers="Content-Encoding: br\r\n"),
         http(gzip.compress(page)[:-9], headers="Content-Encoding: gzip\r\n"),
     )
     async with raw_server(answering(*bodies)) as server:
         retry = ks.RetryPolicy(tries=1)
         async with ks.Session(KEY, server.base_url, retry=retry) as session:
-            assert (await ks.list_ingestion_workflows(session)).total == 0
-            assert (await ks.list_ingestion_workflows(session)).total == 0
+            for _ in range(3):
+                assert (await ks.list_ingestion_workflows(session)).total == 0
             with pytest.raises(ks.ConnectionLost, match="not asked for"):
                 await ks.list_ingestion_workflows(session)
             with pytest.raises(ks.ConnectionLost, match="ends too soon"):
@@ -397,12 +408,12 @@ async def test_in_noise_nearly_all_come_through_at_little_cost():
 
 
 async def test_a_queue_is_not_a_timeout():
-    async with Sandbox(ingestions=1, latency=0.01, record=False) as sandbox:
+    async with Sandbox(ingestions=1, latency=0.05, record=False) as sandbox:
         workflow_id = sandbox.store.list(0, 1)[0][0].workflow_id
-        async with sandbox.session(timeout=0.5) as session:
-            calls = (ks.get_workflow_status(session, workflow_id) for _ in range(1500))
+        async with sandbox.session(timeout=1) as session:
+            calls = (ks.get_workflow_status(session, workflow_id) for _ in range(2000))
             await asyncio.gather(*calls)
-            assert session.stats.requests == 1500
+            assert session.stats.requests == 2000
 
 
 async def test_an_unreachable_server_is_a_connection_that_failed(clock):
@@ -526,12 +537,16 @@ async def test_a_call_with_a_deadline_ends_by_it_under_every_fault(endpoint, fau
     async with Sandbox(ingestions=50) as sandbox:
         sandbox.faults.add(attrs.evolve(fault, route=endpoint.route))
         async with sandbox.session(deadline=0.05) as session:
-            began = asyncio.get_running_loop().time()
-            try:
-                await endpoint.call(session, sandbox)
-            except ks.KnowledgeStackError as error:
-                assert isinstance(error, ks.RequestError)
-            assert asyncio.get_running_loop().time() - began < 0.3
+
+            async def measure() -> float:
+                began = time.monotonic()
+                try:
+                    await endpoint.call(session, sandbox)
+                except ks.KnowledgeStackError as error:
+                    assert isinstance(error, ks.RequestError)
+                return time.monotonic() - began
+
+            await assert_within(0.3, measure)
 
 
 async def test_a_silent_server_ends_a_call_without_a_deadline_too(sandbox):
@@ -573,13 +588,18 @@ async def test_cancelling_thousands_of_calls_brings_all_of_them_back():
         async with sandbox.session(max_in_flight=60) as session:
             await ks_ignore(ks.list_ingestion_workflows(session.with_options(deadline=0.01)))
             level = len(asyncio.all_tasks())
-            calls = [asyncio.create_task(ks.get_workflow_status(session, "w")) for _ in range(5000)]
-            await asyncio.sleep(0.3)
-            began = asyncio.get_running_loop().time()
-            for call in calls:
-                call.cancel()
-            await asyncio.wait(calls)
-            assert asyncio.get_running_loop().time() - began < 1
+
+            async def measure() -> float:
+                status = ks.get_workflow_status
+                calls = [asyncio.create_task(status(session, "w")) for _ in range(5000)]
+                await asyncio.sleep(0.3)
+                began = time.monotonic()
+                for call in calls:
+                    call.cancel()
+                await asyncio.wait(calls)
+                return time.monotonic() - began
+
+            await assert_within(1, measure)
             await asyncio.sleep(0.02)
             assert session.stats.in_flight == 0
             assert session.stats.waiting == 0
