@@ -174,7 +174,7 @@ def check_id(value: object, what: str = "workflow_id") -> str:
     elif any(0xD800 <= ord(char) < 0xE000 for char in value):
         problem = "has half a character in it (a lone surrogate)"
     if problem:
-        raise ConfigurationError(f"{what} {excerpt(value)!r} {problem}")
+        raise ConfigurationError(f"{what} '{excerpt(value)}' {problem}")
     return value
 
 
@@ -256,7 +256,6 @@ def check_base_url(text: str, *, allow_plain_http: bool) -> str:
             http to another machine.
     """
     problem = ""
-    host = None
     try:
         parts = urlsplit(text)
         host = parts.hostname
@@ -264,13 +263,13 @@ def check_base_url(text: str, *, allow_plain_http: bool) -> str:
     except ValueError as error:
         problem = str(error)
     else:
-        if any(char.isspace() or ord(char) < 0x20 for char in text):
+        if " " in text or not text.isprintable():
             problem = "it has spaces or control characters in it"
         elif parts.scheme not in {"http", "https"} or not host:
             problem = "it must look like https://host or https://host/prefix"
         elif parts.username is not None or parts.password is not None:
             problem = "it must not hold a user or password; the key is given as api_key"
-        elif parts.query or parts.fragment or "?" in text or "#" in text:
+        elif "?" in text or "#" in text:
             problem = "it must not hold a query or fragment"
         elif {".", ".."} & set(parts.path.split("/")):
             problem = "its path must not hold '.' or '..'"
@@ -280,7 +279,7 @@ def check_base_url(text: str, *, allow_plain_http: bool) -> str:
             )
     if problem:
         shown = excerpt(text.rpartition("@")[2].partition("?")[0])
-        raise ConfigurationError(f"base_url ({shown!r}): {problem}")
+        raise ConfigurationError(f"base_url ('{shown}'): {problem}")
     return text.rstrip("/")
 
 
@@ -425,7 +424,8 @@ def _as_list(value: object) -> list[Any]:
 def _detail_text(detail: object, answer: Answer) -> str:
     if isinstance(detail, str) and detail:
         return excerpt(detail)
-    return excerpt(answer.body[: 4 * EXCERPT_LENGTH].decode(errors="replace")) or "no explanation"
+    longest = 4 * (EXCERPT_LENGTH + 1)  # in UTF-8, with one more to see that it goes on
+    return excerpt(answer.body[:longest].decode(errors="replace")) or "no explanation"
 
 
 def _field_errors(detail: object) -> tuple[FieldError, ...]:
