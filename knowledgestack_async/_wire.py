@@ -387,7 +387,7 @@ def response_error(answer: Answer, retry_after: float | None, **facts: Any) -> R
         "status": status,
         "code": excerpt(code) if isinstance(code, str) else None,
         "request_id": excerpt(request_id) if isinstance(request_id, str) else None,
-        "hint": _HINTS.get(status, _HINTS[500] if status >= 500 else ""),
+        "hint": _HINTS.get(status, _HINTS[500] if generic is errors.ServerError else ""),
     }
     if kind is errors.UnprocessableEntity:
         fields = _field_errors(detail)

@@ -62,10 +62,11 @@ def test_a_limit_that_is_none_is_refused(clock):
     assert str(caught.value) == "max_in_flight must be a whole number from 1, not 0"
 
 
-async def test_where_nothing_holds_them_back_calls_go_at_once(clock):
-    governor = governor_of(clock)
-    await fill(governor, 20)
-    assert governor.in_flight == 20
+@pytest.mark.parametrize(("ceiling", "count"), [(2, 2), (100, 20)])
+async def test_where_nothing_holds_them_back_calls_go_at_once(clock, ceiling, count):
+    governor = governor_of(clock, ceiling=ceiling)
+    await fill(governor, count)
+    assert governor.in_flight == count
     assert clock.slept == []
 
 
