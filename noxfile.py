@@ -127,10 +127,29 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Change the code that decides about retries, slots and the wire, and see whether tests notice."""
+    """Change the code that decides about retries, slots and the wire: tests must notice 90% of it.
+
+    ``nox -s mutants -- NAME...`` looks at some mutants only, ``mutmut show NAME`` says what one is.
+    """
     session.install("-e", ".[dev]", "mutmut~=3.8")
-    session.run("mutmut", "run", *session.posargs)
+    if session.posargs:
+        session.run("mutmut", "run", *session.posargs)
+        return
+    shutil.rmtree("mutants", ignore_errors=True)
+    session.run("mutmut", "run")
     session.run("mutmut", "results")
+    check_mutants(session)
+
+
+def check_mutants(session: nox.Session) -> None:
+    """Tests fail, or run out of time, under 90% of the mutants."""
+    session.run("mutmut", "export-cicd-stats", silent=True)
+    found = json.loads(Path("mutants/mutmut-cicd-stats.json").read_text())
+    total, killed, late = found["total"], found["killed"], found["timeout"]
+    share = (killed + late) / total
+    session.log(f"of {total} mutants {killed} were killed and {late} ran out of time: {share:.1%}")
+    if share < 0.9:
+        session.error("fewer than 90% of the mutants were killed")
 
 
 def peers(session: nox.Session) -> Path:

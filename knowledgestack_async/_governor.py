@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextvars import Context
+from math import inf
 
 import attrs
 
@@ -45,12 +46,12 @@ class Governor:
         *,
         clock: Clock,
         chance: Chance,
-        ceiling: int = 100,
+        ceiling: int,
         pool_size: int = 0,
         rate: float | None = None,
     ) -> None:
         check_count(ceiling, "max_in_flight")
-        if rate is not None and not 0 < rate < float("inf"):
+        if rate is not None and not 0 < rate < inf:
             raise ConfigurationError(f"rate must be requests a second above 0, not {rate!r}")
         self._clock = clock
         self._chance = chance
@@ -104,14 +105,14 @@ class Governor:
         waiter = asyncio.get_running_loop().create_future()
         self._queues[priority].append(waiter)
         self._pump()
-        granted = False
         try:
-            async with self._clock.timeout(None if time_left == float("inf") else time_left):
+            async with self._clock.timeout(None if time_left == inf else time_left):
                 await waiter
-            granted = True
-        finally:
-            if not granted and waiter.done() and not waiter.cancelled() and not waiter.exception():
+        except BaseException:
+            # Whoever goes away at the moment of getting a slot gives it back.
+            if waiter.done() and not waiter.cancelled() and not waiter.exception():
                 self.release()
+            raise
         return Slot(self._epoch)
 
     def release(self) -> None:

@@ -43,7 +43,7 @@ class Fault(Enum):
     ODD = auto()
     """A whole answer that makes no sense, such as a redirect. It may have acted."""
     DENIED = auto()
-    """The server said no, and will say no again: any other 4xx or 5xx."""
+    """The server said no, and will say no again: any other 4xx."""
 
 
 _REFUSALS = frozenset({429, 503})
@@ -53,13 +53,13 @@ _UNCERTAIN = frozenset({408, 500, 502, 504})
 def fault_of(answer: Answer) -> Fault | None:
     """What is wrong with an answer; None for a success."""
     status = answer.status
-    if 200 <= status < 300 and status != 206:
+    if status // 100 == 2 and status != 206:
         return None
     if status in _REFUSALS:
         return Fault.QUOTA if is_quota_refusal(answer) else Fault.REFUSED
     if status in _UNCERTAIN:
         return Fault.UNCERTAIN
-    if 400 <= status < 500:
+    if status // 100 == 4:
         return Fault.DENIED
     return Fault.ODD
 

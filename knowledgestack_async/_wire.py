@@ -179,7 +179,7 @@ def check_id(value: object, what: str = "workflow_id") -> str:
         problem = "has control characters in it"
     else:
         problem = "has half a character in it (a lone surrogate)"
-    raise ConfigurationError(f"{what} {excerpt(value)!r} {problem}")
+    raise ConfigurationError(f"{what} '{excerpt(value)}' {problem}")
 
 
 def route_target(route: Route, resource_id: str) -> Callable[[Dialect], Target]:
@@ -262,7 +262,6 @@ def check_base_url(text: str, *, allow_plain_http: bool) -> str:
             http to another machine.
     """
     problem = ""
-    host = None
     try:
         parts = urlsplit(text)
         host = parts.hostname
@@ -270,13 +269,13 @@ def check_base_url(text: str, *, allow_plain_http: bool) -> str:
     except ValueError as error:
         problem = str(error)
     else:
-        if any(char.isspace() or ord(char) < 0x20 for char in text):
+        if " " in text or not text.isprintable():
             problem = "it has spaces or control characters in it"
         elif parts.scheme not in {"http", "https"} or not host:
             problem = "it must look like https://host or https://host/prefix"
         elif parts.username is not None or parts.password is not None:
             problem = "it must not hold a user or password; the key is given as api_key"
-        elif parts.query or parts.fragment or "?" in text or "#" in text:
+        elif "?" in text or "#" in text:
             problem = "it must not hold a query or fragment"
         elif {".", ".."} & set(parts.path.split("/")):
             problem = "its path must not hold '.' or '..'"
@@ -286,7 +285,7 @@ def check_base_url(text: str, *, allow_plain_http: bool) -> str:
             )
     if problem:
         shown = excerpt(text.rpartition("@")[2].partition("?")[0])
-        raise ConfigurationError(f"base_url ({shown!r}): {problem}")
+        raise ConfigurationError(f"base_url ('{shown}'): {problem}")
     return text.rstrip("/")
 
 
@@ -396,7 +395,7 @@ def response_error(answer: Answer, retry_after: float | None, **facts: Any) -> R
         "status": status,
         "code": excerpt(code) if isinstance(code, str) else None,
         "request_id": excerpt(request_id) if isinstance(request_id, str) else None,
-        "hint": _HINTS.get(status, _HINTS[500] if status >= 500 else ""),
+        "hint": _HINTS.get(status, _HINTS[500] if generic is errors.ServerError else ""),
     }
     if kind is errors.UnprocessableEntity:
         fields = _field_errors(detail)
@@ -433,7 +432,8 @@ def _as_list(value: object) -> list[Any]:
 def _detail_text(detail: object, answer: Answer) -> str:
     if isinstance(detail, str) and detail:
         return excerpt(detail)
-    return excerpt(answer.body[: 4 * EXCERPT_LENGTH].decode(errors="replace")) or "no explanation"
+    longest = 4 * (EXCERPT_LENGTH + 1)  # in UTF-8, with one more to see that it goes on
+    return excerpt(answer.body[:longest].decode(errors="replace")) or "no explanation"
 
 
 def _field_errors(detail: object) -> tuple[FieldError, ...]:

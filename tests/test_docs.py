@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import inspect
+import logging
 import os
 import re
 import subprocess
@@ -83,10 +84,13 @@ def here(tmp_path, monkeypatch):
     """An empty directory to work in, a sandbox to which the environment points, and hurried waits."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(session_module, "MonotonicClock", HurriedClock)
+    logger = logging.getLogger("knowledgestack_async")
+    level = logger.level
     with served(**SANDBOX) as sandbox:
         monkeypatch.setenv("KS_API_KEY", sandbox.api_key)
         monkeypatch.setenv("KS_BASE_URL", sandbox.base_url)
         yield sandbox
+    logger.setLevel(level)  # an example shows how to set it
 
 
 async def run_snippet(code, sandbox):
