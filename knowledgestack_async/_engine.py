@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -157,7 +157,8 @@ class Engine:
         progress: _Progress,
         slot: Slot,
     ) -> Done[T] | Problem:
-        credential = call.credential or await resolve_key(options.key)
+        key = call.credential or options.key
+        credential = key if isinstance(key, Secret) else await resolve_key(key)
         progress.tries += 1
         self.requests += 1
         began = self._clock.now()
@@ -179,7 +180,7 @@ class Engine:
             result = (
                 result.answer
             )  # pragma: no cover - a refusal that is cut; Python 3.11 doesn't trace it
-        secrets = [credential, *([options.key] if isinstance(options.key, Secret) else [])]
+        secrets = (credential, options.key)
         return self._read_answer(call, dialect, result, slot, secrets, progress)
 
     def _read_failure(
@@ -197,7 +198,7 @@ class Engine:
         dialect: Dialect,
         answer: Answer,
         slot: Slot,
-        secrets: list[Secret],
+        secrets: Collection[object],
         progress: _Progress,
     ) -> Done[T] | Problem:
         fault = fault_of(answer)
@@ -296,15 +297,16 @@ class Engine:
         )
 
 
-def _without(secrets: list[Secret], answer: Answer) -> Answer:
+def _without(secrets: Collection[object], answer: Answer) -> Answer:
     """An answer as an error may show it."""
     for secret in secrets:
-        answer = attrs.evolve(answer, body=secret.hide_in(answer.body))
+        if isinstance(secret, Secret):
+            answer = attrs.evolve(answer, body=secret.hide_in(answer.body))
     return answer
 
 
 def _read_body(
-    call: Call[T], dialect: Dialect, answer: Answer, secrets: list[Secret], progress: _Progress
+    call: Call[T], dialect: Dialect, answer: Answer, secrets: Collection[object], progress: _Progress
 ) -> Done[T] | Problem:
     try:
         return progress.done(call.read(answer, dialect), answer)

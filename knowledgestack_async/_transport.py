@@ -232,7 +232,11 @@ class Transport:
                 ssl=self._options.ssl,
                 **extra,
             ) as response:
-                content = await self._take_in(response)
+                try:
+                    content = await self._read(response)
+                except _Unreadable:
+                    response.close()
+                    raise
             return Answer(
                 response.status, response.headers, content, progress.discard, progress.is_reused
             )
@@ -250,23 +254,15 @@ class Transport:
         url = self._base_url.with_path(self._prefix + target.path, encoded=True)
         return URL(f"{url}?{target.query}", encoded=True) if target.query else url
 
-    async def _take_in(self, response: aiohttp.ClientResponse) -> bytes:
-        try:
-            encoding = response.headers.get("Content-Encoding")
-            if encoding is None:
-                return await self._read(response.content)
-            return await self._read(response.content, _inflater(encoding))
-        except _Unreadable:
-            response.close()
-            raise
-
-    async def _read(self, content: aiohttp.StreamReader, inflate: Any = None) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        encoding = response.headers.get("Content-Encoding")
+        inflate = encoding and _inflater(encoding)
         chunks: list[bytes] = []
         size = 0
-        while rest := await content.readany():
+        while rest := await response.content.readany():
             self.bytes_in += len(rest)
             while rest:
-                if inflate is None:
+                if not inflate:
                     piece, rest = rest, b""
                 else:
                     try:
@@ -278,7 +274,7 @@ class Transport:
                 if size > BODY_LIMIT:
                     raise _Unreadable(f"the body is larger than {BODY_LIMIT >> 20} MiB")
                 chunks.append(piece)
-        if inflate is not None and size and not inflate.eof:
+        if inflate and size and not inflate.eof:
             raise _Unreadable("the compressed body ends too soon")
         return b"".join(chunks)
 

@@ -368,15 +368,15 @@ class Session:
         )
         return done.value
 
-    async def execute(self, call: Call[T]) -> Done[T]:
-        """Send a call; what the endpoint functions use.
+    def execute(self, call: Call[T]) -> Coroutine[Any, Any, Done[T]]:
+        """Send a call; what the endpoint functions await.
 
         Raises:
             SessionError: The session is not open, or belongs to another event loop.
             RequestError: The call failed.
         """
         self.check_usable()
-        return await self._core.engine.run(call, self._options)
+        return self._core.engine.run(call, self._options)
 
     def learn(self, asked: Dialect, *, by_number: bool) -> bool:
         """Take note of how a list was answered; False if that is not how it was asked."""

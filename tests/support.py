@@ -28,12 +28,14 @@ class FakeClock:
     """Time that only passes when somebody sleeps, at once.
 
     A timeout still has to wait for a real socket, but never longer than ``patience`` real seconds;
-    then all of its time has passed.
+    then all of its time has passed. ``once`` is for faults that come once: after the first timeout
+    there is patience enough for a busy machine.
     """
 
-    def __init__(self, patience: float = 5.0) -> None:
+    def __init__(self, patience: float = 5.0, *, once: bool = False) -> None:
         self.time = 1000.0
         self.patience = patience
+        self.once = once
         self.slept: list[float] = []
 
     def now(self) -> float:
@@ -55,6 +57,8 @@ class FakeClock:
                 yield
         except TimeoutError:
             self.time += seconds or 0.0
+            if self.once:
+                self.patience = 5.0
             raise
 
 
