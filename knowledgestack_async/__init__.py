@@ -1,10 +1,10 @@
 """The async Python SDK for the Knowledge Stack API."""
 
-from ._journal import ItemState
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from ._retry import RetryPolicy
-from ._spool import SpoolReport
 from ._version import __version__
-from ._webhooks import verify_webhook
 from .api.ingestion_workflows import (
     get_ingestion_workflow,
     iter_ingestion_workflows,
@@ -13,8 +13,6 @@ from .api.ingestion_workflows import (
     wait_for_ingestion,
     watch_ingestions,
 )
-from .api.reporting import deliver_spooled, report_outcome, run_with_limit
-from .api.reruns import rerun_ingestions
 from .api.workflow_runs import (
     delete_workflow_run,
     get_workflow_run,
@@ -23,7 +21,6 @@ from .api.workflow_runs import (
     watch_workflow_runs,
 )
 from .api.workflows import cancel_workflow, get_workflow_status, poll_workflow_statuses
-from .bulk import RerunJob
 from .errors import (
     AlreadyFinished,
     BadRequest,
@@ -70,10 +67,18 @@ from .models import (
 )
 from .monitor import ClosingPoll, StatusPoll
 from .pages import PageIterator
-from .rerun_report import RerunOutcome, RerunProgress, RerunReport
-from .runner import Outcome
 from .session import RawResponse, Session, SessionStats
 from .watching import ChangeKind, StatusChange, Watch, WatchSummary
+
+if TYPE_CHECKING:
+    from ._journal import ItemState
+    from ._spool import SpoolReport
+    from ._webhooks import verify_webhook
+    from .api.reporting import deliver_spooled, report_outcome, run_with_limit
+    from .api.reruns import rerun_ingestions
+    from .bulk import RerunJob
+    from .rerun_report import RerunOutcome, RerunProgress, RerunReport
+    from .runner import Outcome
 
 __all__ = [
     "AlreadyFinished",
@@ -155,3 +160,32 @@ __all__ = [
     "watch_ingestions",
     "watch_workflow_runs",
 ]
+
+# Bulk reruns and runners bring SQLite along; who uses neither doesn't load them.
+_LOADED_WHEN_USED = {
+    "ItemState": "._journal",
+    "SpoolReport": "._spool",
+    "verify_webhook": "._webhooks",
+    "deliver_spooled": ".api.reporting",
+    "report_outcome": ".api.reporting",
+    "run_with_limit": ".api.reporting",
+    "rerun_ingestions": ".api.reruns",
+    "RerunJob": ".bulk",
+    "RerunOutcome": ".rerun_report",
+    "RerunProgress": ".rerun_report",
+    "RerunReport": ".rerun_report",
+    "Outcome": ".runner",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _LOADED_WHEN_USED.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(import_module(home, __name__), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

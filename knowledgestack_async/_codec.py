@@ -1,4 +1,4 @@
-"""Bytes to models and back: the one cattrs converter, and a fast way round it for pages of summaries.
+"""Bytes to models and back: fast ways for what is read by the thousand, and the long way for the rest.
 
 Values are never coerced: a number is not a text, 5.9 is not 5, and what is wrong is an error that
 says where, such as ``$.items[3].status``. Only one thing is read into an answer: a time without a
@@ -9,27 +9,32 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
-from itertools import count, repeat
-from typing import Any, TypeVar, cast, get_args, get_origin
+from itertools import compress, count, repeat
+from operator import attrgetter
+from types import ModuleType
+from typing import Any, TypeVar, cast, get_type_hints
 
-import cattrs
-import cattrs.gen
+import attrs
 import msgspec
-from cattrs.preconf.msgspec import make_converter
 
 from . import models
 from .models import (
-    OpenEnum,
     PaginatedResponse,
     WireObject,
     WorkflowStatusResponse,
     WorkflowSummaryResponse,
 )
 
-__all__ = ["DecodeError", "decode_json", "decode_model", "decode_summary_page", "encode_json"]
+__all__ = [
+    "DecodeError",
+    "decode_json",
+    "decode_model",
+    "decode_summary_page",
+    "encode_json",
+    "load_long_way",
+]
 
 ModelT = TypeVar("ModelT", bound=WireObject)
 
@@ -89,23 +94,32 @@ def decode_summary_page(body: bytes) -> PaginatedResponse[WorkflowSummaryRespons
     """
     # The hot path: msgspec decodes straight into the models, and what it can't take (a time without
     # a zone, a wrong type) goes the long way through cattrs, which reads it or says what is wrong.
-    # `raw` is kept as a place in the page's bytes, and set in one sweep in C.
+    # The rest is done for all items at once, in C: `map` into a deque that keeps nothing.
     try:
         page = _PAGE_DECODER.decode(body)
-        body.decode()
+        if not body.isascii():
+            body.decode()
     except (ValueError, RecursionError):
         slow: PaginatedResponse[WorkflowSummaryResponse] = _structure(
             decode_json(body), PaginatedResponse[WorkflowSummaryResponse]
         )
         return slow
     source = _PageSource(body)
-    readers = map(partial, repeat(source.read_item), count())
-    deque(map(_SET_READER, page.items, readers), maxlen=0)
-    for place, item in enumerate(page.items):
-        if item.uploader is not None:
-            models.remember_raw(item.uploader, partial(source.read_uploader, place))
+    _for_all(_SET_CLASS, page.items, repeat(WorkflowSummaryResponse))
+    _for_all(_SET_READER, page.items, repeat(source.read_item))
+    _for_all(_SET_PLACE, page.items, count())
+    uploaders = [*map(_UPLOADER, page.items)]
+    named = [*filter(None, uploaders)]
+    _for_all(_SET_READER, named, repeat(source.read_uploader))
+    _for_all(_SET_PLACE, named, compress(count(), uploaders))
     models.remember_raw(page, source.read)
-    return page
+    return cast("PaginatedResponse[WorkflowSummaryResponse]", page)
+
+
+def _for_all(
+    act: Callable[[Any, Any], object], objects: Iterable[Any], values: Iterable[Any]
+) -> None:
+    deque(map(act, objects, values), maxlen=0)
 
 
 class _PageSource:
@@ -139,146 +153,46 @@ def _read_number(digits: str) -> int | float:
     return int(digits) if len(digits) < 20 else float(digits)
 
 
-_SET_READER: Callable[[WireObject, Callable[[], Mapping[str, Any]]], None] = WireObject.__dict__[
-    "_read_raw"
-].__set__
+_SET_CLASS: Callable[[Any, Any], None] = object.__dict__["__class__"].__set__
+_SET_READER: Callable[[Any, Any], None] = WireObject.__dict__["_read_raw"].__set__
+_SET_PLACE: Callable[[Any, Any], None] = WireObject.__dict__["_place"].__set__
+_UPLOADER = attrgetter("uploader")
+
+
+class _Unfinished(WireObject):
+    """A summary while it is being decoded: the same slots, not frozen yet.
+
+    A missing field costs msgspec an exception. So those that only the current generation sends are
+    None from the start, which only a class that isn't frozen can do fast.
+    """
+
+    __slots__ = WorkflowSummaryResponse.__slots__
+    __annotations__ = get_type_hints(WorkflowSummaryResponse, include_extras=True)
+    __attrs_attrs__ = attrs.fields(WorkflowSummaryResponse)
+
+    def __attrs_pre_init__(self) -> None:
+        self.document_name = self.materialized_path = None
+        self.is_active_version = self.uploader = None
 
 
 def _structure(value: Any, model: Any) -> Any:
     problem: DecodeError
+    long_way = load_long_way()
     try:
-        return _CONVERTER.structure(value, model)
-    except _WrongValue as error:
-        problem = DecodeError(str(error), "$")
-    except cattrs.BaseValidationError as error:
-        path, reason = _first_fault(error)
-        problem = DecodeError(reason, path)
+        return long_way.structure(value, model)
+    except long_way.Misfit as error:
+        problem = DecodeError(error.reason, error.path)
     raise problem
 
 
-class _WrongValue(Exception):
-    """A value of a wrong type, or a field that is missing."""
+def load_long_way() -> ModuleType:
+    """The module that reads what the fast decoders don't; cattrs takes as long to load as all of ours.
 
+    So a session has it loaded when it is made, and importing the package hasn't.
+    """
+    from . import _structuring  # noqa: PLC0415
 
-def _first_fault(error: BaseException) -> tuple[str, str]:
-    """The path to the first wrong value, walked down cattrs' groups by the notes that it leaves."""
-    path = "$"
-    while isinstance(error, cattrs.BaseValidationError):
-        inner = error.exceptions[0]
-        for note in getattr(inner, "__notes__", ()):
-            if isinstance(note, cattrs.AttributeValidationNote):
-                path += f".{note.name}"
-            elif isinstance(note, cattrs.IterableValidationNote):
-                path += f"[{note.index}]"
-        error = inner
-    return path, "the field is missing" if isinstance(error, KeyError) else str(error)
-
-
-def _expect(kind: type | tuple[type, ...], words: str) -> Callable[[Any, Any], Any]:
-    def check(value: Any, _: Any) -> Any:
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise _WrongValue(f"expected {words}, got {_describe(value)}")
-        return value
-
-    return check
-
-
-def _describe(value: Any) -> str:
-    names: dict[Any, str] = {
-        type(None): "null",
-        dict: "an object",
-        list: "a list",
-        str: "a text",
-        bool: "a boolean",
-    }
-    return names.get(type(value), "a number")
-
-
-def _read_time(value: Any, _: Any) -> datetime:
-    text: str = _expect(str, "a time")(value, None)
-    try:  # as the fast path does, which rounds what Python cuts: the same time reads the same in both
-        return msgspec.convert(text, models.AwareTime)
-    except msgspec.ValidationError:
-        pass
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise _WrongValue(f"expected an ISO 8601 time, got {text[:40]!r}") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _read_enum(value: Any, kind: type[OpenEnum]) -> OpenEnum:
-    return kind(_expect(str, "a text")(value, None))
-
-
-def _read_tuple(kind: Any) -> Callable[[Any, Any], tuple[Any, ...]]:
-    items: Any = list[get_args(kind)[0]]  # type: ignore[misc]
-
-    def read(value: Any, _: Any) -> tuple[Any, ...]:
-        _expect(list, "a list")(value, None)
-        return tuple(_CONVERTER.structure(value, items))
-
-    return read
-
-
-def _read_object(kind: Any) -> Callable[[Any, Any], Any]:
-    from_fields = cattrs.gen.make_dict_structure_fn(kind, _CONVERTER)
-    adapt = _ADAPTERS.get(get_origin(kind) or kind)
-
-    def read(value: Any, _: Any) -> Any:
-        _expect(dict, "an object")(value, None)
-        made = from_fields(adapt(value) if adapt else value, kind)
-        models.remember_raw(made, lambda: value)
-        return made
-
-    return read
-
-
-def _renamed(ours: str, theirs: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    def adapt(wire: dict[str, Any]) -> dict[str, Any]:
-        return {**wire, ours: wire[theirs]} if theirs in wire and ours not in wire else wire
-
-    return adapt
-
-
-def _adapt_run(wire: dict[str, Any]) -> dict[str, Any]:
-    wire = _renamed("status", "execution_state")(wire)
-    trigger = wire.get("triggered_by")
-    if isinstance(trigger, dict) and "user_id" not in wire:
-        return {**wire, "user_id": cast("dict[str, Any]", trigger).get("user_id")}
-    return wire
-
-
-# How the later generations say what the reference page says: see models.WIRE_ONLY_NAMES.
-_ADAPTERS: Mapping[type, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    models.WorkflowDetailResponse: _renamed("execution_status", "temporal_status"),
-    models.WorkflowStatusResponse: _renamed("execution_status", "temporal_status"),
-    models.WorkflowRunResponse: _adapt_run,
-}
-
-
-def _is_tuple(kind: Any) -> bool:
-    origin: Any = get_origin(kind)
-    return origin is tuple
-
-
-def _is_model(kind: Any) -> bool:
-    plain = get_origin(kind) or kind
-    return isinstance(plain, type) and issubclass(plain, WireObject)
-
-
-def _make_converter() -> cattrs.Converter:
-    converter = make_converter()
-    for kind, words in ((str, "a text"), (int, "a whole number"), (bool, "a boolean")):
-        converter.register_structure_hook(kind, _expect(kind, words))
-    converter.register_structure_hook(datetime, _read_time)
-    converter.register_structure_hook(OpenEnum, _read_enum)
-    converter.register_structure_hook_factory(_is_tuple, _read_tuple)
-    converter.register_structure_hook_factory(_is_model, _read_object)
-    return converter
-
-
-_CONVERTER = _make_converter()
+    return _structuring
 
 
 class _Status(msgspec.Struct):
@@ -318,4 +232,4 @@ _SHORTCUTS: Mapping[type, Callable[[bytes], Any]] = {
     models.WorkflowActionResponse: msgspec.json.Decoder(models.WorkflowActionResponse).decode,
 }
 
-_PAGE_DECODER = msgspec.json.Decoder(PaginatedResponse[WorkflowSummaryResponse])
+_PAGE_DECODER = msgspec.json.Decoder(PaginatedResponse[_Unfinished])

@@ -306,7 +306,11 @@ def _without(secrets: Collection[object], answer: Answer) -> Answer:
 
 
 def _read_body(
-    call: Call[T], dialect: Dialect, answer: Answer, secrets: Collection[object], progress: _Progress
+    call: Call[T],
+    dialect: Dialect,
+    answer: Answer,
+    secrets: Collection[object],
+    progress: _Progress,
 ) -> Done[T] | Problem:
     try:
         return progress.done(call.read(answer, dialect), answer)

@@ -35,6 +35,8 @@ from typing import Any
 
 import attrs
 
+# attrs takes its time to make a class, so only those are decorated that have fields of their own.
+
 __all__ = [
     "AlreadyFinished",
     "BadRequest",
@@ -137,17 +139,14 @@ class RequestError(KnowledgeStackError):
         return f"{text}. {self.hint}" if self.hint else text
 
 
-@attrs.define(eq=False, slots=False)
 class ConnectionFailed(RequestError):
     """No connection could be made, so nothing was sent."""
 
 
-@attrs.define(eq=False, slots=False)
 class ConnectionLost(RequestError):
     """The call was sent, and no whole answer came back in time. Only for calls that change nothing."""
 
 
-@attrs.define(eq=False, slots=False)
 class OutcomeUnknown(RequestError):
     """The call may have acted on the server; no answer says whether it did.
 
@@ -191,32 +190,26 @@ class AlreadyFinished(RequestError):
     last: Any = None
 
 
-@attrs.define(eq=False, slots=False)
 class ResponseError(RequestError):
     """The server answered, and said no."""
 
 
-@attrs.define(eq=False, slots=False)
 class BadRequest(ResponseError):
     """400: the server can't make sense of the request."""
 
 
-@attrs.define(eq=False, slots=False)
 class Unauthorized(ResponseError):
     """401: the key is missing, wrong or expired."""
 
 
-@attrs.define(eq=False, slots=False)
 class Forbidden(ResponseError):
     """403: the key is good, but not for this."""
 
 
-@attrs.define(eq=False, slots=False)
 class NotFound(ResponseError):
     """404: there is no such thing, or this key may not see it."""
 
 
-@attrs.define(eq=False, slots=False)
 class Conflict(ResponseError):
     """409: the state of the thing doesn't allow it, such as rerunning a superseded version."""
 
@@ -243,12 +236,10 @@ class TooManyRequests(ResponseError):
     retry_after: float | None = None
 
 
-@attrs.define(eq=False, slots=False)
 class QuotaExceeded(TooManyRequests):
     """429 for a quota that is used up: never sent again by itself, for waiting a little doesn't help."""
 
 
-@attrs.define(eq=False, slots=False)
 class ServerError(ResponseError):
     """5xx: the server failed."""
 

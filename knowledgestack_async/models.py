@@ -119,19 +119,20 @@ class WorkflowExecutionStatus(OpenEnum):
 class WireObject:
     """What all models share: the way back to what the server sent.
 
-    Where an object was read from is kept as a function, so that nobody pays for ``raw`` and
-    ``extra`` who doesn't ask for them.
+    Where an object was read from is kept as a function and a place to give it, so that nobody pays
+    for ``raw`` and ``extra`` who doesn't ask for them.
     """
 
-    __slots__ = ("_read_raw",)
+    __slots__ = ("__weakref__", "_place", "_read_raw")
 
-    _read_raw: Callable[[], Mapping[str, Any]]
+    _read_raw: Callable[[int], Mapping[str, Any]]
+    _place: int
 
     @property
     def raw(self) -> Mapping[str, Any]:
         """The object just as the server sent it; empty for one that was made by hand."""
         read = getattr(self, "_read_raw", None)
-        return {} if read is None else read()
+        return {} if read is None else read(self._place)
 
     @property
     def extra(self) -> Mapping[str, Any]:
@@ -146,7 +147,7 @@ class WireObject:
 
     def pass_raw_to(self, other: WireObject) -> None:
         """Let an object that was made from this one keep the way back to what the server sent."""
-        object.__setattr__(other, "_read_raw", getattr(self, "_read_raw", None))
+        remember_raw(other, lambda: self.raw)
 
     def __reduce__(self) -> tuple[Any, ...]:
         fields = {name: getattr(self, name) for name in _field_names(self)}
@@ -176,7 +177,12 @@ def _rebuild(cls: type[WireObject], fields: dict[str, Any], raw: str) -> WireObj
 
 def remember_raw(made: WireObject, read: Callable[[], Mapping[str, Any]]) -> None:
     """Tell a model how to get at what it was read from (models are frozen, so not by assignment)."""
-    object.__setattr__(made, "_read_raw", read)
+
+    def read_it(_place: int) -> Mapping[str, Any]:
+        return read()
+
+    object.__setattr__(made, "_read_raw", read_it)
+    object.__setattr__(made, "_place", 0)
 
 
 @attrs.frozen

@@ -16,7 +16,7 @@ import aiohttp
 import attrs
 
 from ._clock import Clock, MonotonicClock
-from ._codec import decode_json, encode_json
+from ._codec import decode_json, encode_json, load_long_way
 from ._dialects import Dialect, Target
 from ._engine import Done, Engine
 from ._governor import Governor
@@ -154,6 +154,7 @@ class Session:
         clock: Clock | None = None,
         chance: Chance | None = None,
     ) -> None:
+        load_long_way()
         key = seal(api_key)
         del api_key  # so that no error's frame shows it
         self._options = call_options(key, timeout, deadline, headers, retry)

@@ -17,6 +17,7 @@ NAME = PACKAGE.name
 SPINE = [
     {"errors"},
     {"models"},
+    {"_structuring"},
     {"_codec"},
     {"_dialects", "_wire"},
     {"_retry", "_governor", "_problems", "_negotiation", "_settings"},
@@ -159,8 +160,8 @@ def test_walks_waits_and_bulk_are_handed_what_they_call(name):
     [
         ("aiohttp", {"_transport", "session"}),
         ("backoff", {"_retry"}),
-        ("cattrs", {"_codec"}),
-        ("msgspec", {"_codec", "models"}),
+        ("cattrs", {"_structuring"}),
+        ("msgspec", {"_codec", "_structuring", "models"}),
         ("click", set()),
         ("rich", set()),
     ],
@@ -259,12 +260,15 @@ def declared_names(module):
 def test_what_is_exported_is_what_is_imported():
     bound = {
         alias.asname or alias.name
-        for node in MODULES["__init__"].tree.body
-        if isinstance(node, ast.ImportFrom)
+        for node in ast.walk(MODULES["__init__"].tree)
+        if isinstance(node, ast.ImportFrom) and node.level
         for alias in node.names
     }
     assert set(ks.__all__) == bound
     assert all(hasattr(ks, name) for name in ks.__all__)
+    assert set(ks.__all__) <= set(dir(ks))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        ks.nothing  # noqa: B018
 
 
 @EVERY_MODULE

@@ -22,7 +22,7 @@ from wire_examples import (
 )
 
 import knowledgestack_async as ks
-from knowledgestack_async import _codec
+from knowledgestack_async import _codec, _structuring
 from knowledgestack_async._codec import (
     DecodeError,
     decode_json,
@@ -305,7 +305,7 @@ def test_a_note_that_is_not_cattrs_own_is_no_part_of_the_path():
     wrong = ValueError("wrong")
     wrong.add_note("a note of somebody else's")
     error = cattrs.ClassValidationError("x", [wrong], ks.UserInfo)
-    assert _codec._first_fault(error) == ("$", "wrong")
+    assert _structuring._first_fault(error) == ("$", "wrong")
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b'"x"', b"5", b"true"])

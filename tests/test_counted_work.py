@@ -49,7 +49,7 @@ def imported_by(statement):
 
 def test_the_import_stays_beside_aiohttps():
     more = imported_by("import knowledgestack_async") - imported_by("import aiohttp")
-    heavy = {"click", "rich", "uvloop", "knowledgestack_async.sandbox"}
+    heavy = {"cattrs", "click", "rich", "sqlite3", "uvloop", "knowledgestack_async.sandbox"}
     assert not more & (heavy | {"knowledgestack_async.cli"})
     foreign = {name for name in more if not name.startswith("knowledgestack_async")}
     assert len(foreign) <= 70, sorted(foreign)
