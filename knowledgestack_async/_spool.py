@@ -12,6 +12,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
@@ -78,7 +79,8 @@ class _SpoolFile(Database):
 
     def _create(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.touch(mode=0o600)
+        with suppress(FileExistsError):  # then another process was quicker
+            self.path.touch(mode=0o600, exist_ok=False)
 
     def _check(self, connection: sqlite3.Connection) -> None:
         # The tables are made in place and under the lock: a file moved here from beside it could
