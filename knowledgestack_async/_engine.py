@@ -17,7 +17,7 @@ from ._governor import Governor, Slot
 from ._negotiation import Negotiation
 from ._problems import Problem, call_facts, make_error
 from ._retry import Chance, Fault, RetryBudget, decide, fault_of
-from ._settings import CallOptions, resolve_key
+from ._settings import CallOptions, GivenKeys
 from ._transport import Failure, Transport
 from ._version import __version__
 from ._wire import Answer, Call, Misdelivered, Priority, Secret, list_reader, read_retry_after
@@ -82,6 +82,7 @@ class Engine:
         self._chance = chance
         self._wall_clock = wall_clock
         self.budget = RetryBudget()
+        self.given_keys = GivenKeys()
         self.requests = 0
         self.retries = 0
 
@@ -156,7 +157,7 @@ class Engine:
         progress: _Progress,
         slot: Slot,
     ) -> Done[T] | Problem:
-        credential = call.credential or await resolve_key(options.key)
+        credential = call.credential or await self._ask_for_key(call, options, progress, target)
         progress.tries += 1
         self.requests += 1
         began = self._clock.now()
@@ -181,6 +182,22 @@ class Engine:
         secrets = [credential, *([options.key] if isinstance(options.key, Secret) else [])]
         is_first = progress.tries == 1
         return self._read_answer(call, dialect, result, slot, secrets, is_first=is_first)
+
+    async def _ask_for_key(
+        self, call: Call[Any], options: CallOptions, progress: _Progress, target: Target
+    ) -> Secret:
+        if isinstance(options.key, Secret):
+            return options.key
+        time_left = min(options.timeout, progress.deadline_at - self._clock.now())
+        try:
+            async with self._clock.timeout(max(0.0, time_left)):
+                return await self.given_keys.resolve(options.key)
+        except TimeoutError:
+            raise errors.DeadlineExceeded(
+                "the function for api_key or token took too long",
+                **call_facts(call, target, progress.tries),
+                hint="Ask for keys ahead of time, or give it a longer timeout and deadline.",
+            ) from None
 
     def _read_failure(self, call: Call[T], failure: Failure) -> Done[T] | Problem:
         if failure.answer is not None and call.accepted is not None:
