@@ -20,9 +20,9 @@ import attrs
 
 from ._clock import Clock
 from ._database import Database, Layout
-from .errors import JournalError, NotFound
+from .errors import JournalError, NotFound, ResponseError
 
-__all__ = ["PATIENCE", "Spool", "SpoolEntry", "SpoolReport", "deliver_entries"]
+__all__ = ["PATIENCE", "Spool", "SpoolEntry", "SpoolReport", "deliver_entries", "is_gone"]
 
 T = TypeVar("T")
 
@@ -265,6 +265,13 @@ class SpoolReport:
     left: Mapping[str, Exception]
 
 
+def is_gone(problem: Exception) -> bool:
+    """Whether the server doesn't know the run any more, so that nothing is left to deliver."""
+    if isinstance(problem, NotFound):
+        return problem.names_it
+    return isinstance(problem, ResponseError) and problem.status == 410
+
+
 async def deliver_entries(
     spool: Spool,
     server: str,
@@ -283,11 +290,11 @@ async def deliver_entries(
             result = delivered
             try:
                 await send(entry)
-            except NotFound:
-                result = gone
             except Exception as problem:  # noqa: BLE001 - one that fails holds up no other
-                left[entry.run_id] = problem
-                continue
+                if not is_gone(problem):
+                    left[entry.run_id] = problem
+                    continue
+                result = gone
             await spool.drop(entry)
             result.append(entry.run_id)
 

@@ -45,6 +45,9 @@ ModelT = TypeVar("ModelT", bound=WireObject)
 
 EXCERPT_LENGTH = 200
 
+_NO_ROUTE = "Not Found"
+"""What the service's framework says where it has no such route."""
+
 
 class Priority(IntEnum):
     """Who goes first when slots are short."""
@@ -390,6 +393,8 @@ def response_error(answer: Answer, retry_after: float | None, **facts: Any) -> R
         "request_id": excerpt(request_id) if isinstance(request_id, str) else None,
         "hint": _HINTS.get(status, _HINTS[500] if status >= 500 else ""),
     }
+    if kind is errors.NotFound:
+        facts["names_it"] = isinstance(detail, str) and detail not in {"", _NO_ROUTE}
     if kind is errors.UnprocessableEntity:
         fields = _field_errors(detail)
         message = "; ".join(map(str, fields)) or _detail_text(detail, answer)

@@ -13,14 +13,13 @@ import attrs
 
 from ._clock import Clock
 from ._report_text import REPORT_LENGTH, describe_error, fit_report
-from ._spool import Spool, SpoolEntry
+from ._spool import Spool, SpoolEntry, is_gone
 from .errors import (
     AlreadyFinished,
     ConfigurationError,
     DeadlineExceeded,
     JournalError,
     KnowledgeStackError,
-    NotFound,
 )
 from .models import WorkflowCallbackResponse, WorkflowRunResponse
 
@@ -238,7 +237,7 @@ class Outcome:
             self.response, doubted = await self._reporter.send(entry.status, entry.error)
         except Exception as problem:  # noqa: BLE001 - raised or told when the block is left
             self._note(problem)
-            if not isinstance(problem, NotFound):
+            if not is_gone(problem):
                 return
         else:
             self.delivered = True

@@ -88,6 +88,35 @@ async def test_a_run_that_is_gone_is_told_and_not_kept(session, path):
     assert rows(path) == []
 
 
+@pytest.mark.parametrize(
+    ("answer", "is_kept"),
+    [
+        (Fault("status", status=404, body=b"404 page not found\n"), True),
+        (Fault("status", status=404, body=b'{"detail": "Not Found"}'), True),
+        (Fault("status", status=404, body=b'{"detail": "Workflow run x not found"}'), False),
+        (Fault("status", status=410, body=b""), False),
+        (Fault("status", status=409, body=b'{"detail": "not now"}'), True),
+    ],
+)
+async def test_an_outcome_is_given_up_only_where_the_api_says_that_the_run_is_gone(
+    sandbox, session, run, path, answer, is_kept
+):
+    await leave(session, sandbox, path, [run])
+    fault = sandbox.faults.add(answer)
+    report = await deliver_spooled(session, path)
+    assert (list(report.left), list(report.gone)) == (([run.id], []) if is_kept else ([], [run.id]))
+    other = sandbox.store.add_run("RUNNING")
+    try:
+        async with report_outcome(session, other.id, spool=path) as outcome:
+            pass
+    except ks.ResponseError:
+        assert not is_kept
+    assert outcome.spooled is is_kept
+    assert len(rows(path)) == 2 * is_kept
+    fault.remove()
+    assert len((await deliver_spooled(session, path)).delivered) == 2 * is_kept
+
+
 async def test_what_cant_be_delivered_is_kept_and_told_in_the_log(
     sandbox, session, run, path, caplog
 ):

@@ -75,8 +75,9 @@ def report_outcome(
 
     What the block raised is raised on. A report that fails is raised only where the block raised
     nothing; else it is a note on the block's exception. With a spool it is not raised: the outcome is
-    then left for `deliver_spooled`, and ``.problem`` says why. A 404 is raised with a spool, too: the
-    run is gone, so nothing is left to deliver.
+    then left for `deliver_spooled`, and ``.problem`` says why. Where the API says that it has no such
+    run, that is raised with a spool, too: nothing is left to deliver. A 404 that names no run may be a
+    proxy's, and leaves the outcome in the spool.
 
     After a cancellation the report has ``cancel_deadline`` seconds, during which the task can't be
     cancelled again; then the cancellation goes on. Who is cancelled while an outcome is being reported
