@@ -7,6 +7,9 @@ The pragmas, and why:
 - ``locking_mode=EXCLUSIVE``: one connection and no shared memory, so that WAL's known trouble with
   two connections can't arise, and a second process is refused at once.
 
+Only SQLite ever opens the file: when any other descriptor of it is closed, POSIX takes the locks of the
+whole process away, and another process could write at the same time.
+
 Works that are handed in at the same time share one commit.
 """
 
@@ -77,7 +80,11 @@ class Database:
         self._thread = threading.Thread(
             target=self._serve, args=(opened,), name=f"database {self.path.name}", daemon=True
         )
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._thread = None
+            raise self._explain(error) from None
         return await asyncio.shield(asyncio.wrap_future(opened))
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -107,9 +114,8 @@ class Database:
             is_new = not self.path.exists()
             if is_new:
                 self._create()
-            self._check_size()
             connection = self._connect()
-        except (sqlite3.Error, OSError, JournalError) as error:
+        except Exception as error:  # noqa: BLE001 - whoever opens it is told
             opened.set_exception(self._explain(error))
             return
         opened.set_result(is_new)
@@ -132,7 +138,7 @@ class Database:
                 connection.execute("BEGIN IMMEDIATE")
                 results = [_plain(work(connection)) for work, _ in works]
                 connection.execute("COMMIT")
-            except (sqlite3.Error, JournalError) as error:
+            except Exception as error:  # noqa: BLE001 - whoever waits is told
                 # What could not be written once is not trusted again: nothing more may be sent.
                 self._broken = problem = self._explain(error)
                 connection.rollback()
@@ -159,19 +165,9 @@ class Database:
         finally:
             draft.unlink(missing_ok=True)
 
-    def _check_size(self) -> None:
-        """A file that lost its end is told by its own head; SQLite itself may take it for whole."""
-        with self.path.open("rb") as file:
-            head = file.read(100)
-            size = file.seek(0, os.SEEK_END)
-        page_size = int.from_bytes(head[16:18]) or 1
-        pages = int.from_bytes(head[28:32])
-        if head[:16] == b"SQLite format 3\0" and size < pages * (
-            65536 if page_size == 1 else page_size
-        ):
-            raise JournalError(f"{self.path} is damaged: it lost its end")
-
     def _connect(self) -> sqlite3.Connection:
+        if not self.path.is_file():
+            raise JournalError(f"{self.path} is not a file")  # opening a pipe would wait for ever
         uri = f"{self.path.absolute().as_uri()}?mode=rw"
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0)
         try:
@@ -197,6 +193,16 @@ class Database:
         [state] = connection.execute("PRAGMA quick_check(1)").fetchone()
         if state != "ok":
             raise JournalError(f"{self.path} is damaged: {state}")
+        self._check_size(connection)
+
+    def _check_size(self, connection: sqlite3.Connection) -> None:
+        """A file that lost the end of its last page passes SQLite's own check."""
+        # Killed while it brought its log in, it is short as well, and whole after this.
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        [pages] = connection.execute("PRAGMA page_count").fetchone()
+        [page_size] = connection.execute("PRAGMA page_size").fetchone()
+        if self.path.stat().st_size < pages * page_size:
+            raise JournalError(f"{self.path} is damaged: it lost its end")
 
     def _explain(self, error: Exception) -> JournalError:
         if isinstance(error, JournalError):

@@ -17,7 +17,7 @@ from ._governor import Governor, Slot
 from ._negotiation import Negotiation
 from ._problems import Problem, call_facts, make_error
 from ._retry import Chance, Fault, RetryBudget, decide, fault_of
-from ._settings import CallOptions, resolve_key
+from ._settings import CallOptions, GivenKeys, KeySource
 from ._transport import Failure, Transport
 from ._wire import Answer, Call, Misdelivered, Priority, Secret, list_reader, read_retry_after
 from .errors import RequestError
@@ -83,6 +83,7 @@ class Engine:
         self._chance = chance
         self._wall_clock = wall_clock
         self.budget = RetryBudget()
+        self.given_keys = GivenKeys()
         self.requests = 0
         self.retries = 0
 
@@ -157,8 +158,9 @@ class Engine:
         progress: _Progress,
         slot: Slot,
     ) -> Done[T] | Problem:
-        key = call.credential or options.key
-        credential = key if isinstance(key, Secret) else await resolve_key(key)
+        credential = call.credential or options.key
+        if not isinstance(credential, Secret):
+            credential = await self._ask_for_key(credential, call, options, progress, target)
         progress.tries += 1
         self.requests += 1
         began = self._clock.now()
@@ -182,6 +184,25 @@ class Engine:
             )  # pragma: no cover - a refusal that is cut; Python 3.11 doesn't trace it
         secrets = (credential, options.key)
         return self._read_answer(call, dialect, result, slot, secrets, progress)
+
+    async def _ask_for_key(
+        self,
+        source: KeySource,
+        call: Call[Any],
+        options: CallOptions,
+        progress: _Progress,
+        target: Target,
+    ) -> Secret:
+        time_left = min(options.timeout, progress.deadline_at - self._clock.now())
+        try:
+            async with self._clock.timeout(max(0.0, time_left)):
+                return await self.given_keys.resolve(source)
+        except TimeoutError:
+            raise errors.DeadlineExceeded(
+                "the function for api_key or token took too long",
+                **call_facts(call, target, progress.tries),
+                hint="Ask for keys ahead of time, or give it a longer timeout and deadline.",
+            ) from None
 
     def _read_failure(
         self, call: Call[T], failure: Failure, progress: _Progress

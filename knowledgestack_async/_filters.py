@@ -15,6 +15,8 @@ from .models import IngestionStatus, WorkflowSummaryResponse
 
 __all__ = ["ListFilters"]
 
+_TYPES = {"name_like": str, "latest_version_only": bool, "oldest_first": bool}
+
 
 @attrs.frozen(kw_only=True)
 class ListFilters:
@@ -52,6 +54,9 @@ class ListFilters:
                 raise ConfigurationError(f"{name} must have a time zone; UTC is datetime.UTC")
             if name.endswith(("_after", "_before")) and not isinstance(value, datetime | None):
                 raise ConfigurationError(f"{name} must be a datetime, not {type(value).__name__}")
+            if name in _TYPES and not isinstance(value, _TYPES[name] | None):
+                wanted = _TYPES[name].__name__
+                raise ConfigurationError(f"{name} must be a {wanted}, not {type(value).__name__}")
         return cls(
             statuses=_checked_statuses(status),
             uploader_user_id=None if uploader_user_id is None else str(uploader_user_id),

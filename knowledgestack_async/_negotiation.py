@@ -50,6 +50,8 @@ class Negotiation:
             if spoken is not self.dialect:
                 raise InvalidResponse(
                     f"the server answers as {spoken.name!r}, not as {self.dialect.name!r}",
+                    "GET",
+                    asked.paths[Route.LIST_INGESTIONS],
                     hint="Open the session with dialect='auto', or with the name of the right one.",
                 )
         elif asked.paths[Route.LIST_INGESTIONS] == self.dialect.paths[Route.LIST_INGESTIONS]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import attrs
@@ -15,7 +16,16 @@ from ._retry import RetryPolicy
 from ._wire import Secret, check_credential, seal
 from .errors import ConfigurationError
 
-__all__ = ["DEFAULT_BASE_URL", "ApiKey", "CallOptions", "call_options", "changed", "resolve_key"]
+__all__ = [
+    "DEFAULT_BASE_URL",
+    "ApiKey",
+    "CallOptions",
+    "GivenKeys",
+    "KeySource",
+    "call_options",
+    "changed",
+    "resolve_key",
+]
 
 DEFAULT_BASE_URL = "https://api-staging.knowledgestack.ai"
 
@@ -130,10 +140,38 @@ async def resolve_key(source: KeySource) -> Secret:
     """
     if isinstance(source, Secret):
         return source
-    found = seal(source())
-    if inspect.isawaitable(found):
-        found = seal(await found)
-    return check_credential(found, "what api_key() returned")
+    try:
+        found = seal(source())
+        if inspect.isawaitable(found):
+            found = seal(await found)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # What the function waited for was cancelled, and not the call.
+        raise ConfigurationError("the function for api_key or token was cancelled") from None
+    return check_credential(found, "what the function for api_key or token gave")
+
+
+class GivenKeys:
+    """The last keys that functions gave, by which they can be taken out of a text."""
+
+    MOST = 100
+
+    def __init__(self) -> None:
+        self._keys: dict[bytes, Secret] = {}
+
+    def __iter__(self) -> Iterator[Secret]:
+        return iter(self._keys.values())
+
+    async def resolve(self, source: KeySource) -> Secret:
+        """As `resolve_key` does."""
+        key = await resolve_key(source)
+        if key is not source:
+            self._keys[key.fingerprint] = key
+            if len(self._keys) > self.MOST:
+                del self._keys[next(iter(self._keys))]
+        return key
 
 
 def _checked_key(api_key: KeySource) -> KeySource:

@@ -12,6 +12,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
@@ -19,15 +20,24 @@ import attrs
 
 from ._clock import Clock
 from ._database import Database, Layout
-from .errors import JournalError, NotFound
+from .errors import JournalError, NotFound, ResponseError
 
-__all__ = ["PATIENCE", "Spool", "SpoolEntry", "SpoolReport", "deliver_entries"]
+__all__ = ["PATIENCE", "Spool", "SpoolEntry", "SpoolReport", "deliver_entries", "is_gone"]
 
 T = TypeVar("T")
 
 logger = logging.getLogger("knowledgestack_async")
 
 Work = Callable[[sqlite3.Connection], Any]
+
+INSERT = """
+    INSERT INTO outcomes (server, run_id, status, error, decided_at) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT DO NOTHING
+"""
+SELECT = """
+    SELECT server, run_id, status, error, decided_at FROM outcomes
+    WHERE server = ? AND run_id = ifnull(?, run_id) ORDER BY decided_at
+"""
 
 PATIENCE = 3.0
 """How long to try while another process holds the file, in seconds."""
@@ -44,6 +54,7 @@ LAYOUT = Layout(
             status TEXT NOT NULL,
             error TEXT,
             decided_at TEXT NOT NULL,
+            handed_out INTEGER NOT NULL DEFAULT 0,  -- whether somebody else may have sent it, too
             PRIMARY KEY (server, run_id)
         );
     """,
@@ -78,7 +89,8 @@ class _SpoolFile(Database):
 
     def _create(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.touch(mode=0o600)
+        with suppress(FileExistsError):  # then another process was quicker
+            self.path.touch(mode=0o600, exist_ok=False)
 
     def _check(self, connection: sqlite3.Connection) -> None:
         # The tables are made in place and under the lock: a file moved here from beside it could
@@ -139,35 +151,35 @@ class Spool:
 
         def work(connection: sqlite3.Connection) -> tuple[SpoolEntry, bool]:
             row = attrs.astuple(entry)
-            done = connection.execute(
-                "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", row
-            )
-            kept = connection.execute(
-                "SELECT * FROM outcomes WHERE server = ? AND run_id = ?", row[:2]
-            ).fetchone()
+            done = connection.execute(INSERT, row)
+            kept = connection.execute(SELECT, row[:2]).fetchone()
             return SpoolEntry(*kept), not done.rowcount
 
         return await self._do(work)
 
-    async def drop(self, entry: SpoolEntry) -> bool:
+    async def drop(self, entry: SpoolEntry) -> tuple[bool, bool]:
         """Forget the outcome of a run, which was delivered or can't be any more.
 
         Returns:
-            Whether that worked. What stays is delivered once more, which does no harm.
+            Whether that worked (what stays is delivered once more, which does no harm), and whether
+            the outcome was handed out for delivery meanwhile.
         """
 
-        def work(connection: sqlite3.Connection) -> None:
+        def work(connection: sqlite3.Connection) -> bool:
             which = (entry.server, entry.run_id)
+            kept = connection.execute(
+                "SELECT handed_out FROM outcomes WHERE server = ? AND run_id = ?", which
+            ).fetchone()
             connection.execute("DELETE FROM outcomes WHERE server = ? AND run_id = ?", which)
+            return kept is None or bool(kept[0])
 
         try:
-            await self._do(work)
+            return True, await self._do(work)
         except JournalError as problem:
             logger.warning("the outcome of run %s stays in the spool: %s", entry.run_id, problem)
-            return False
-        return True
+            return False, True
 
-    async def entries(self, server: str) -> list[SpoolEntry]:
+    async def hand_out(self, server: str) -> list[SpoolEntry]:
         """The outcomes that a server is still to be told, oldest first.
 
         Raises:
@@ -175,9 +187,8 @@ class Spool:
         """
 
         def work(connection: sqlite3.Connection) -> list[SpoolEntry]:
-            rows = connection.execute(
-                "SELECT * FROM outcomes WHERE server = ? ORDER BY decided_at", (server,)
-            )
+            connection.execute("UPDATE outcomes SET handed_out = 1 WHERE server = ?", (server,))
+            rows = connection.execute(SELECT, (server, None))
             return [SpoolEntry(*row) for row in rows]
 
         return await self._do(work)
@@ -254,6 +265,13 @@ class SpoolReport:
     left: Mapping[str, Exception]
 
 
+def is_gone(problem: Exception) -> bool:
+    """Whether the server doesn't know the run any more, so that nothing is left to deliver."""
+    if isinstance(problem, NotFound):
+        return problem.names_it
+    return isinstance(problem, ResponseError) and problem.status == 410
+
+
 async def deliver_entries(
     spool: Spool,
     server: str,
@@ -265,18 +283,18 @@ async def deliver_entries(
     delivered: list[str] = []
     gone: list[str] = []
     left: dict[str, Exception] = {}
-    entries = iter(await spool.entries(server))
+    entries = iter(await spool.hand_out(server))
 
     async def deliver() -> None:
         for entry in entries:
             result = delivered
             try:
                 await send(entry)
-            except NotFound:
-                result = gone
             except Exception as problem:  # noqa: BLE001 - one that fails holds up no other
-                left[entry.run_id] = problem
-                continue
+                if not is_gone(problem):
+                    left[entry.run_id] = problem
+                    continue
+                result = gone
             await spool.drop(entry)
             result.append(entry.run_id)
 

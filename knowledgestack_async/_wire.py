@@ -48,6 +48,8 @@ EXCERPT_LENGTH = 200
 
 _UNRESERVED = re.compile(r"[\w.~-]+", re.ASCII)
 _PLAIN_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f/\\\ud800-\udfff]+")
+_NO_ROUTE = "Not Found"
+"""What the service's framework says where it has no such route."""
 
 
 class Priority(IntEnum):
@@ -397,6 +399,8 @@ def response_error(answer: Answer, retry_after: float | None, **facts: Any) -> R
         "request_id": excerpt(request_id) if isinstance(request_id, str) else None,
         "hint": _HINTS.get(status, _HINTS[500] if generic is errors.ServerError else ""),
     }
+    if kind is errors.NotFound:
+        facts["names_it"] = isinstance(detail, str) and detail not in {"", _NO_ROUTE}
     if kind is errors.UnprocessableEntity:
         fields = _field_errors(detail)
         message = "; ".join(map(str, fields)) or _detail_text(detail, answer)

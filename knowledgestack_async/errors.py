@@ -206,8 +206,16 @@ class Forbidden(ResponseError):
     """403: the key is good, but not for this."""
 
 
+@attrs.define(eq=False, slots=False)
 class NotFound(ResponseError):
-    """404: there is no such thing, or this key may not see it."""
+    """404: there is no such thing, or this key may not see it.
+
+    Attributes:
+        names_it: Whether the API says what it can't find. A route that isn't there, or a proxy, answers
+            404 as well, and says nothing about the thing.
+    """
+
+    names_it: bool = False
 
 
 class Conflict(ResponseError):

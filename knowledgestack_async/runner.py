@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
@@ -14,18 +13,17 @@ import attrs
 
 from ._clock import Clock
 from ._report_text import REPORT_LENGTH, describe_error, fit_report
-from ._spool import Spool, SpoolEntry
+from ._spool import Spool, SpoolEntry, is_gone
 from .errors import (
     AlreadyFinished,
     ConfigurationError,
     DeadlineExceeded,
     JournalError,
     KnowledgeStackError,
-    NotFound,
 )
 from .models import WorkflowCallbackResponse, WorkflowRunResponse
 
-__all__ = ["Outcome", "Reporter", "Work", "work_within"]
+__all__ = ["Decisions", "Outcome", "Reporter", "Work", "work_within"]
 
 T = TypeVar("T")
 
@@ -34,6 +32,35 @@ logger: logging.Logger = logging.getLogger("knowledgestack_async")
 Status: TypeAlias = Literal["COMPLETED", "FAILED"]
 Work: TypeAlias = Coroutine[Any, Any, T] | Callable[[WorkflowRunResponse], Awaitable[T]]
 """What a run does: a coroutine, or a function that is given the run and returns one."""
+
+
+class Decisions:
+    """The outcomes that runs were given in a session: another block for a run sends no other.
+
+    Only the last ones are remembered.
+    """
+
+    MOST = 1000
+
+    def __init__(self) -> None:
+        self._entries: dict[str, SpoolEntry] = {}
+
+    def settle(self, entry: SpoolEntry) -> tuple[SpoolEntry, bool]:
+        """The outcome that a run has, and whether it had it before: the first decision stands."""
+        kept = self._entries.get(entry.run_id)
+        if kept is not None:
+            return kept, True
+        self.remember(entry)
+        return entry, False
+
+    def remember(self, entry: SpoolEntry) -> None:
+        """Take note of an outcome that comes from a spool."""
+        self._entries[entry.run_id] = entry
+        if len(self._entries) > self.MOST:
+            del self._entries[next(iter(self._entries))]
+
+    async def close(self) -> None:
+        """Nothing to do."""
 
 
 @attrs.frozen(kw_only=True)
@@ -45,6 +72,7 @@ class Reporter:
         send: Sends an outcome; gives the answer, and whether an earlier try may have acted already.
         censor: Gives what takes the secrets out of a text; never fails, and takes little time.
         clock: Where time comes from.
+        decisions: The outcomes that other blocks have decided.
         spool: Where the outcome is kept until it is delivered.
     """
 
@@ -52,6 +80,7 @@ class Reporter:
     send: Callable[[Status, str | None], Awaitable[tuple[WorkflowCallbackResponse, bool]]]
     censor: Callable[[], Awaitable[Callable[[str], str]]]
     clock: Clock
+    decisions: Decisions
     spool: Spool | None = None
 
 
@@ -60,8 +89,8 @@ class Outcome:
 
     Attributes:
         run_id: Which run.
-        status: COMPLETED or FAILED, once that is decided. With a spool it may differ from what this
-            block decided: an outcome that was kept for the run before stands.
+        status: COMPLETED or FAILED, once that is decided. It may differ from what this block decided:
+            an outcome that the run was given before, or that a spool has for it, stands.
         error: What was reported as the reason of a failure.
         response: The server's answer, once there is one.
         delivered: Whether the server took the outcome, or had one before.
@@ -98,7 +127,7 @@ class Outcome:
             return None
         if not self.response.already_terminal:
             return False
-        return None if self._doubted else True
+        return None if self._doubted or self.spooled else True
 
     def complete(self) -> None:
         """Decide that the run is COMPLETED; it is reported when the block is left.
@@ -196,11 +225,9 @@ class Outcome:
         except TimeoutError:
             report.cancel()
             if not self.delivered:
-                took = (
-                    f"the outcome of run {self.run_id} was not taken in {self._cancel_deadline:g} s"
-                )
+                took = f"it was not taken in {self._cancel_deadline:g} s"
                 hint = "With a spool, deliver_spooled() delivers it."
-                self._note(DeadlineExceeded(took, "POST", hint=hint))
+                self._note(DeadlineExceeded(took, "report of", f"run {self.run_id}", hint=hint))
 
     async def _report(self) -> None:
         """Tell the server; what goes wrong is kept in ``problem``."""
@@ -210,13 +237,15 @@ class Outcome:
             self.response, doubted = await self._reporter.send(entry.status, entry.error)
         except Exception as problem:  # noqa: BLE001 - raised or told when the block is left
             self._note(problem)
-            if not isinstance(problem, NotFound):
+            if not is_gone(problem):
                 return
         else:
             self.delivered = True
             self._doubted |= doubted
         if self._reporter.spool is not None and self.spooled:
-            self.spooled = not await self._reporter.spool.drop(entry)
+            is_dropped, was_handed_out = await self._reporter.spool.drop(entry)
+            self._doubted |= was_handed_out
+            self.spooled = not is_dropped
 
     async def _entry(self) -> SpoolEntry:
         error: str | None = None
@@ -227,18 +256,21 @@ class Outcome:
         return SpoolEntry(self._reporter.server, self.run_id, self.status or "COMPLETED", error)
 
     async def _keep(self, entry: SpoolEntry) -> SpoolEntry:
-        """Put an outcome into the spool, if there is one; what is reported is what is kept there."""
-        if self._reporter.spool is None:
-            return entry
-        try:
-            kept, was_there = await self._reporter.spool.put(entry)
-        except JournalError as problem:
-            logger.error("the outcome of run %s can't be spooled: %s", self.run_id, problem)  # noqa: TRY400
-            return entry
-        if kept.status != entry.status:
-            logger.warning("run %s is %s, which was spooled before", self.run_id, kept.status)
-        self.spooled = True
+        """What is reported: the outcome that the run has already, if any; put into the spool, if any."""
+        decisions, spool = self._reporter.decisions, self._reporter.spool
+        kept, was_there = decisions.settle(entry)
         self._doubted |= was_there
+        if spool is not None:
+            try:
+                kept, was_there = await spool.put(kept)
+            except JournalError as problem:
+                logger.error("the outcome of run %s can't be spooled: %s", self.run_id, problem)  # noqa: TRY400
+            else:
+                decisions.remember(kept)
+                self.spooled = True
+                self._doubted |= was_there
+        if kept.status != entry.status:
+            logger.warning("run %s is %s, which was decided before", self.run_id, kept.status)
         return kept
 
     def _note(self, problem: Exception) -> None:
@@ -249,9 +281,9 @@ class Outcome:
         if self.problem is None:
             return
         if exc is not None:
-            exc.add_note(
-                f"The outcome of run {self.run_id} is not delivered: {_shown(self.problem)}"
-            )
+            told = f"The outcome of run {self.run_id} is not delivered: {_shown(self.problem)}"
+            with suppress(Exception):  # an exception of the user's may refuse it; the log has it
+                exc.add_note(told)
         elif not self.spooled:
             raise self.problem
 
@@ -279,9 +311,8 @@ async def work_within(
             run, age = await read()
             if run.is_terminal:
                 outcome.hand_over()
-                raise AlreadyFinished(
-                    f"run {run.id} is {run.status} already: its work is not begun", "GET", last=run
-                )
+                told = f"it is {run.status} already: its work is not begun"
+                raise AlreadyFinished(told, "work of", f"run {run.id}", last=run)
             limit, seconds = _time_for_work(run, age, margin)
             task = asyncio.create_task(_begin(work, run))
             try:
@@ -295,14 +326,25 @@ async def work_within(
             outcome.fail(
                 f"ran longer than {age + (seconds or 0):.6g} s; the run may take {limit} s"
             )
-            raise DeadlineExceeded(f"the work of run {run.id} took too long", "POST", last=run)
+            raise DeadlineExceeded("it took too long", "work of", f"run {run.id}", last=run)
     finally:
         # The outcome goes first: what the work does to clean up must not hold it up.
         if task is not None:
+            await _see_end(task)
+
+
+async def _see_end(task: asyncio.Task[Any]) -> None:
+    """Wait for work that was cancelled; who is cancelled meanwhile cancels it again."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
             await asyncio.wait({task})
-            _ = task.cancelled() or task.exception()  # it is told already, or came too late
-        elif inspect.iscoroutine(work):
-            work.close()
+        except asyncio.CancelledError as again:
+            task.cancel()
+            cancelled = again
+    _ = task.cancelled() or task.exception()  # it is told already, or came too late
+    if cancelled is not None:
+        raise cancelled
 
 
 def _time_for_work(

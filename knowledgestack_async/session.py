@@ -26,6 +26,7 @@ from ._settings import (
     DEFAULT_BASE_URL,
     ApiKey,
     CallOptions,
+    GivenKeys,
     call_options,
     changed,
     resolve_key,
@@ -270,6 +271,11 @@ class Session:
             ConfigurationError: The function gave none.
         """
         return await resolve_key(self._options.key)
+
+    @property
+    def given_keys(self) -> GivenKeys:
+        """The last keys and tokens that functions gave, the session's and those of its views."""
+        return self._core.engine.given_keys
 
     @property
     def deadline(self) -> float | None:

@@ -440,6 +440,22 @@ def test_outcomes_are_reported(cli, server, tmp_path):
     assert json.loads(again.out) == {"id": run_id, "status": "already_terminal"}
 
 
+def test_a_runner_needs_its_token_only_and_the_last_lines_of_its_log_are_kept(
+    cli, server, tmp_path
+):
+    run_id = server.store.runs.newest("RUNNING").id
+    log = tmp_path / "log"
+    log.write_text("starting 😀\n" * 3000 + "the reason\n")
+    cli.monkeypatch.setenv("RUN_TOKEN", server.run_token(run_id))
+    cli.monkeypatch.delenv("KS_API_KEY")
+    report = ("runs", "callback", run_id, "--token-env", "RUN_TOKEN", "--status", "FAILED")
+    assert cli(*report, "--error-file", str(log)).code == 0
+    error = server.store.get_run(run_id).error
+    assert len(error) <= 8192
+    assert error.startswith("starting 😀\n")
+    assert error.endswith("starting 😀\nthe reason\n")
+
+
 def test_a_report_takes_its_error_from_the_command_line(cli, server):
     run_id = server.store.runs.newest("RUNNING").id
     assert cli("runs", "callback", run_id, "--status", "FAILED", "--error", "no disk").code == 0

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import sys
+import threading
 
 import pytest
 
@@ -84,6 +87,79 @@ async def test_a_second_one_is_refused_at_once(path):
     await first.close()
 
 
+LOCKED_OUT = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=0)
+try:
+    connection.execute("BEGIN EXCLUSIVE")
+except sqlite3.OperationalError as error:
+    print(error)
+"""
+
+
+async def test_one_that_is_refused_does_not_take_the_lock_of_the_first_away(path):
+    first = Database(path, LAYOUT)
+    await first.open()
+    with pytest.raises(ks.JournalError, match="in use"):
+        await Database(path, LAYOUT).open()
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", LOCKED_OUT, str(path)), stdout=asyncio.subprocess.PIPE
+    )
+    told, _ = await child.communicate()
+    await first.close()
+    assert told.decode().strip() == "database is locked"
+
+
+async def test_killed_while_it_brings_its_log_in_it_loses_nothing(path, tmp_path):
+    database = Database(path, LAYOUT)
+    await database.open()
+    await write(database, *("x" * 3000 for _ in range(5)))
+    log = path.with_name(path.name + "-wal").read_bytes()
+    before = path.read_bytes()
+    await database.close()
+    after = path.read_bytes()
+    assert len(after) > len(before)
+    cut = tmp_path / "cut.db"
+    cut.write_bytes(after[:4096] + before[4096:])  # the first page says how long it will be
+    cut.with_name(cut.name + "-wal").write_bytes(log)
+    survivor = Database(cut, LAYOUT)
+    await survivor.open()
+    assert len(await read(survivor)) == 5
+    await survivor.close()
+
+
+async def test_work_that_fails_in_any_way_is_told_to_whoever_waits(path):
+    database = Database(path, LAYOUT)
+    await database.open()
+
+    def fail(_connection: object) -> None:
+        raise TypeError("no such thing")
+
+    async with asyncio.timeout(5):
+        with pytest.raises(ks.JournalError, match="can't be used: no such thing"):
+            await database.run(fail)
+        await database.close()
+
+
+async def test_a_machine_that_has_no_thread_left_is_told(path, monkeypatch):
+    def refuse(_thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    database = Database(path, LAYOUT)
+    with pytest.raises(ks.JournalError, match="can't start new thread"):
+        await database.open()
+    await database.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such files there")
+async def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    async with asyncio.timeout(5):
+        with pytest.raises(ks.JournalError, match="not a file"):
+            await Database(tmp_path / "pipe", LAYOUT).open()
+
+
 async def test_foreign_newer_torn_and_empty_files_are_refused(path, tmp_path):
     database = Database(path, LAYOUT)
     await database.open()
@@ -115,7 +191,7 @@ async def test_cut_anywhere_it_is_whole_or_refused(path, tmp_path):
     await write(database, *(f"{n:0300}" for n in range(60)))
     await database.close()
     whole = path.read_bytes()
-    for length in range(0, len(whole), 1500):
+    for length in (*range(0, len(whole), 1500), len(whole) - 1):
         cut = tmp_path / f"cut-{length}"
         cut.write_bytes(whole[:length])
         with pytest.raises(ks.JournalError):

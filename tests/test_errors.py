@@ -160,3 +160,8 @@ def test_a_field_error_says_where_and_what():
     assert str(FieldError(("query", "page", 0), "must be positive")) == (
         "query.page.0: must be positive"
     )
+
+
+@pytest.mark.parametrize("kind", REQUEST_ERRORS)
+def test_every_field_is_attrs_own(kind):
+    assert set(vars(kind).get("__annotations__", ())) <= {one.name for one in attrs.fields(kind)}

@@ -55,6 +55,14 @@ def test_a_time_needs_a_zone(name):
         ListFilters.checked(**{name: datetime(2026, 5, 1)})
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("name_like", 7), ("latest_version_only", "no"), ("oldest_first", "ASC")]
+)
+def test_what_is_no_text_or_no_flag_is_not_taken_for_one(name, value):
+    with pytest.raises(ks.ConfigurationError, match=f"{name} must be a (str|bool), not"):
+        ListFilters.checked(**{name: value})
+
+
 @pytest.mark.parametrize("name", TIMES)
 @pytest.mark.parametrize("value", ["2026-05-01T00:00:00Z", 1_777_777_777, NOON.date()])
 def test_a_time_is_a_datetime(name, value):

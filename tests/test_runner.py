@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import logging
 import random
@@ -17,8 +18,9 @@ import pytest
 import knowledgestack_async as ks
 from knowledgestack_async import _report_text
 from knowledgestack_async._report_text import REPORT_LENGTH, describe_error, fit_report
-from knowledgestack_async._spool import Spool
+from knowledgestack_async._spool import Spool, SpoolEntry
 from knowledgestack_async.api.reporting import deliver_spooled, report_outcome, run_with_limit
+from knowledgestack_async.runner import Decisions
 from knowledgestack_async.sandbox import Fault, Sandbox
 from knowledgestack_async.sandbox.faults import FaultKind
 from support import KEY, FakeClock, http, raw_server
@@ -49,6 +51,10 @@ def outcome_of(run):
 
 def bodies(sandbox):
     return {r.body for r in sandbox.requests if r.route == CALLBACK}
+
+
+def warnings_in(caplog):
+    return [record.message for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 # What is reported
@@ -162,6 +168,42 @@ async def test_a_block_that_is_thrown_away_says_so(sandbox, session, run, caplog
     assert sandbox.requests == []
 
 
+async def test_two_blocks_for_one_run_never_send_two_outcomes(sandbox, session, run, caplog):
+    async with report_outcome(session, run.id) as outer:
+        with pytest.raises(ValueError, match="inner"):
+            async with report_outcome(session, run.id) as inner:
+                raise ValueError("inner")
+    async with report_outcome(session, run.id) as later:
+        pass
+    assert len(bodies(sandbox)) == 1
+    assert outer.status == inner.status == later.status == run.status == "FAILED"
+    assert outer.error == later.error == run.error
+    assert (inner.already_terminal, outer.already_terminal) == (False, None)
+    assert warnings_in(caplog) == [f"run {run.id} is FAILED, which was decided before"] * 2
+
+
+async def test_the_last_thousand_decisions_are_remembered():
+    decisions = Decisions()
+    for number in range(1001):
+        entry = SpoolEntry("https://one", f"run-{number}", "FAILED", "why")
+        assert decisions.settle(entry) == (entry, False)
+    other = SpoolEntry("https://one", "run-1", "COMPLETED")
+    kept, was_there = decisions.settle(other)
+    assert (kept.status, was_there) == ("FAILED", True)
+    assert decisions.settle(attrs.evolve(other, run_id="run-0"))[1] is False
+
+
+async def test_an_exception_that_takes_no_note_is_raised_on(sandbox, session, run, caplog):
+    class Unnoted(Exception):
+        __notes__ = 7
+
+    sandbox.faults.add(Fault("status", status=403))
+    with pytest.raises(Unnoted):
+        async with report_outcome(session, run.id):
+            raise Unnoted
+    assert "is not delivered" in caplog.text
+
+
 # Whether it had an outcome before
 
 
@@ -250,6 +292,17 @@ async def test_a_callable_that_fails_never_falls_back_and_tells_nothing(
     assert sandbox.requests == []
 
 
+async def test_a_token_function_that_is_cancelled_cancels_no_work(sandbox, session, run, caplog):
+    async def ask():
+        raise asyncio.CancelledError
+
+    with pytest.raises(ks.ConfigurationError, match="token was cancelled"):
+        async with report_outcome(session, run.id, token=ask) as outcome:
+            pass
+    assert outcome.problem
+    assert "is not delivered" in caplog.text
+
+
 async def test_no_frame_of_ours_shows_a_token_or_a_secret(sandbox, session, run):
     token, secret = "ksrun_canary-1", "whsec_canary-2"
 
@@ -279,7 +332,19 @@ async def test_no_frame_of_ours_shows_a_token_or_a_secret(sandbox, session, run)
         assert secret not in shown
 
 
-@pytest.mark.parametrize("given", [{"run_id": "../x"}, {"cancel_deadline": 0}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"run_id": "../x"},
+        {"cancel_deadline": 0},
+        {"hide": [None]},
+        {"hide": ["text", b"bytes"]},
+        {"hide": b"bytes"},
+        {"spool": ""},
+        {"spool": 7},
+        {"spool": "a\0b"},
+    ],
+)
 def test_a_wrong_argument_is_found_before_the_work(given):
     session = ks.Session(KEY, "http://127.0.0.1:9")
     with pytest.raises(ks.ConfigurationError):
@@ -311,6 +376,32 @@ async def test_a_key_that_a_function_gives_is_taken_out_too(sandbox, clock, run)
     ):
         outcome.fail(f"{KEY} {token}")
     assert run.error == "[secret] [secret]"
+
+
+async def test_a_key_that_was_rotated_since_is_taken_out_too(sandbox, run):
+    keys = iter(["sk-user-expired", KEY, KEY])
+    async with sandbox.session(api_key=lambda: next(keys)) as session:
+        with pytest.raises(ks.Unauthorized):
+            await ks.get_workflow_run(session, run.id)
+        async with report_outcome(session, run.id) as outcome:
+            outcome.fail(f"sk-user-expired {KEY}")
+    assert run.error == "[secret] [secret]"
+
+
+@pytest.mark.parametrize(
+    ("hide", "text"),
+    [
+        ("whsec", "whsec"),
+        (["s"], "s"),
+        (["half \udcff", ""], "half \udcff"),
+        (['quo"te\\'], json.dumps('quo"te\\')[1:-1]),
+        (["quo'te\n"], repr("quo'te\n")[1:-1]),
+    ],
+)
+async def test_any_text_can_be_hidden_in_all_its_forms(session, run, hide, text):
+    async with report_outcome(session, run.id, hide=hide) as outcome:
+        outcome.fail(f"<{text}>")
+    assert run.error == "<[secret]>"
 
 
 async def test_a_key_that_cant_be_had_doesnt_hold_up_the_outcome(sandbox):
@@ -543,7 +634,7 @@ async def test_a_report_that_fails_is_a_note_where_the_work_failed(sandbox, sess
     [note] = caught.value.__notes__
     assert note.startswith(f"The outcome of run {run.id} is not delivered: POST /v1/workflow-runs/")
     assert "Forbidden" in note
-    assert len(caplog.records) == 1
+    assert len(warnings_in(caplog)) == 1
 
 
 async def test_a_session_that_was_closed_is_told(sandbox, run):
@@ -725,6 +816,42 @@ async def test_work_that_fails_while_it_is_cancelled_changes_nothing(sandbox, se
     with pytest.raises(asyncio.CancelledError):
         await task
     assert outcome_of(run) == ("FAILED", "cancelled")
+
+
+async def test_who_is_cancelled_again_leaves_no_work_behind(session, run):
+    steps = []
+
+    async def work(_run):
+        try:
+            steps.append("working")
+            await asyncio.Event().wait()
+        finally:
+            try:
+                steps.append("cleaning up")
+                await asyncio.Event().wait()
+            finally:
+                steps.append("cancelled again")
+
+    task = asyncio.create_task(run_with_limit(session, run.id, work))
+    while not steps:
+        await asyncio.sleep(0.001)
+    while len(steps) < 3:
+        task.cancel()
+        await asyncio.sleep(0.001)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert steps == ["working", "cleaning up", "cancelled again"]
+    assert outcome_of(run) == ("FAILED", "cancelled")
+
+
+@pytest.mark.parametrize(
+    "given", [{"margin": -1}, {"token": ""}, {"run_id": "../x"}, {"spool": ""}]
+)
+async def test_work_that_is_never_begun_is_closed(session, run, given):
+    work = asyncio.sleep(1)
+    with pytest.raises(ks.ConfigurationError):
+        await run_with_limit(session, **({"run_id": run.id, "work": work} | given))
+    assert inspect.getcoroutinestate(work) == inspect.CORO_CLOSED
 
 
 @pytest.mark.parametrize("margin", [-1, float("nan"), "5"])

@@ -301,3 +301,16 @@ async def test_answers_are_not_mixed_up_among_many_tasks(sandbox):
     async with sandbox.session(clock=FakeClock(patience=5)) as session:
         found = await asyncio.gather(*(ks.get_ingestion_workflow(session, i) for i in ids * 4))
     assert [detail.workflow_id for detail in found] == ids * 4
+
+
+async def test_a_key_function_that_hangs_ends_with_the_call(sandbox, clock):
+    async with sandbox.session(clock=clock, api_key=asyncio.Event().wait) as session:
+        clock.patience = 0.02
+        with pytest.raises(ks.DeadlineExceeded, match="api_key or token took too long"):
+            await ks.list_ingestion_workflows(session)
+        with pytest.raises(ks.DeadlineExceeded) as caught:
+            await ks.list_ingestion_workflows(session.with_options(deadline=2))
+        assert session.stats.in_flight == 0
+    assert caught.value.tries == 0
+    assert clock.time == 1000 + 30 + 2
+    assert sandbox.requests == []

@@ -1,5 +1,7 @@
 """What users give: checked before any I/O, with a word on what would be right."""
 
+import asyncio
+import itertools
 import pickle
 
 import attrs
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 import knowledgestack_async as ks
 from knowledgestack_async._checks import check_count, check_seconds
-from knowledgestack_async._settings import call_options, changed, resolve_key
+from knowledgestack_async._settings import GivenKeys, call_options, changed, resolve_key
 from knowledgestack_async._wire import Secret, seal
 
 NAN, INF = float("nan"), float("inf")
@@ -126,8 +128,39 @@ async def test_a_key_may_be_a_function_or_a_coroutine_function_asked_each_time()
 
 @pytest.mark.parametrize("found", [None, "", "a b", 7])
 async def test_a_function_that_gives_no_key_is_a_clear_error(found):
-    with pytest.raises(ks.ConfigurationError, match=r"^what api_key\(\) returned must be"):
+    with pytest.raises(
+        ks.ConfigurationError, match=r"^what the function for api_key or token gave"
+    ):
         await resolve_key(lambda: found)
+
+
+async def test_a_function_whose_own_work_was_cancelled_cancels_no_call():
+    async def refresh():
+        await refreshing
+
+    refreshing = asyncio.get_running_loop().create_future()
+    refreshing.cancel()
+    with pytest.raises(ks.ConfigurationError, match="the function for api_key or token was"):
+        await resolve_key(refresh)
+    refreshing = asyncio.get_running_loop().create_future()
+    call = asyncio.create_task(resolve_key(refresh))
+    await asyncio.sleep(0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+
+async def test_the_last_hundred_keys_that_functions_gave_are_known():
+    known = GivenKeys()
+    keys = itertools.count()
+    for _ in range(150):
+        await known.resolve(lambda: f"k-{next(keys)}")
+        await known.resolve(lambda: "again")
+        await known.resolve(Secret("fixed"))
+    words = {key.reveal() for key in known}
+    assert len(words) == 100
+    assert {"again", "k-149"} < words
+    assert "fixed" not in words
 
 
 # The base URL and other settings of a session

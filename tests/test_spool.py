@@ -88,6 +88,35 @@ async def test_a_run_that_is_gone_is_told_and_not_kept(session, path):
     assert rows(path) == []
 
 
+@pytest.mark.parametrize(
+    ("answer", "is_kept"),
+    [
+        (Fault("status", status=404, body=b"404 page not found\n"), True),
+        (Fault("status", status=404, body=b'{"detail": "Not Found"}'), True),
+        (Fault("status", status=404, body=b'{"detail": "Workflow run x not found"}'), False),
+        (Fault("status", status=410, body=b""), False),
+        (Fault("status", status=409, body=b'{"detail": "not now"}'), True),
+    ],
+)
+async def test_an_outcome_is_given_up_only_where_the_api_says_that_the_run_is_gone(
+    sandbox, session, run, path, answer, is_kept
+):
+    await leave(session, sandbox, path, [run])
+    fault = sandbox.faults.add(answer)
+    report = await deliver_spooled(session, path)
+    assert (list(report.left), list(report.gone)) == (([run.id], []) if is_kept else ([], [run.id]))
+    other = sandbox.store.add_run("RUNNING")
+    try:
+        async with report_outcome(session, other.id, spool=path) as outcome:
+            pass
+    except ks.ResponseError:
+        assert not is_kept
+    assert outcome.spooled is is_kept
+    assert len(rows(path)) == 2 * is_kept
+    fault.remove()
+    assert len((await deliver_spooled(session, path)).delivered) == 2 * is_kept
+
+
 async def test_what_cant_be_delivered_is_kept_and_told_in_the_log(
     sandbox, session, run, path, caplog
 ):
@@ -120,7 +149,7 @@ async def test_an_outcome_that_was_kept_before_stands(sandbox, session, run, pat
     assert (run.status, run.error) == ("FAILED", f"{run.id} failed")
     assert (outcome.status, outcome.error) == ("FAILED", f"{run.id} failed")
     assert outcome.delivered
-    assert "which was spooled before" in caplog.text
+    assert "which was decided before" in caplog.text
     assert len(sandbox.effects) == 1
     assert rows(path) == []
 
@@ -174,6 +203,62 @@ async def test_work_within_a_limit_may_have_a_spool_too(sandbox, session, run, p
     sandbox.faults.add(Fault("status", status=403, route=CALLBACK))
     assert await run_with_limit(session, run.id, asyncio.sleep(0, "done"), spool=path) == "done"
     assert rows(path) == [(run.id, "COMPLETED", None)]
+
+
+@pytest.mark.parametrize("ends", ["before the answer", "after the answer"])
+async def test_an_outcome_that_another_process_delivers_meanwhile_is_not_taken_for_anothers(
+    sandbox, session, run, path, ends
+):
+    """Both send it, and whose came first can't be known."""
+    spool = spool_at(path)
+    handed_out = []
+
+    async def deliver_elsewhere():
+        if not handed_out:
+            handed_out.extend(await spool.hand_out(session.base_url))
+            sandbox.store.callback(run.id, "COMPLETED")
+            if ends == "before the answer":
+                await spool.drop(handed_out[0])
+
+    real_send = session.execute
+
+    async def execute(call):
+        await deliver_elsewhere()
+        return await real_send(call)
+
+    session.execute = execute
+    async with report_outcome(session, run.id, spool=path) as outcome:
+        pass
+    assert outcome.response.already_terminal
+    assert outcome.delivered
+    assert outcome.already_terminal is None
+    assert rows(path) == []
+
+
+async def test_who_reports_a_run_whose_outcome_was_delivered_here_sends_the_same(
+    sandbox, session, run, path
+):
+    await leave(session, sandbox, path, [run], fails=True)
+    async with sandbox.session() as later:
+        assert (await deliver_spooled(later, path)).delivered == (run.id,)
+        async with report_outcome(later, run.id, spool=path) as outcome:
+            pass
+    assert (outcome.status, outcome.already_terminal) == ("FAILED", None)
+    assert len({request.body for request in sandbox.requests}) == 1
+
+
+async def test_a_token_function_that_is_cancelled_holds_up_no_other(sandbox, session, path):
+    runs = [sandbox.store.add_run("RUNNING") for _ in range(3)]
+    await leave(session, sandbox, path, runs)
+
+    async def token_of(run_id):
+        if run_id == runs[0].id:
+            raise asyncio.CancelledError
+        return sandbox.run_token(run_id)
+
+    report = await deliver_spooled(session, path, token=token_of, concurrency=1)
+    assert list(report.left) == [runs[0].id]
+    assert set(report.delivered) == {runs[1].id, runs[2].id}
 
 
 # Delivering what is left
@@ -282,9 +367,9 @@ async def test_what_is_handed_in_at_the_same_time_is_one_commit(path, monkeypatc
     await asyncio.gather(*(spool.put(entry_of(number)) for number in range(100)))
     assert len(rows(path)) == 100
     assert len(opened) <= 2
-    kept = await spool.entries("https://one")
+    kept = await spool.hand_out("https://one")
     assert [entry.run_id for entry in kept] == [f"run-{number}" for number in range(100)]
-    assert await spool.entries("https://other") == []
+    assert await spool.hand_out("https://other") == []
 
 
 async def test_processes_that_make_the_file_at_the_same_time_lose_nothing(path):
@@ -310,12 +395,12 @@ async def test_a_file_that_stays_in_use_is_an_error_for_all_who_wait(path):
     await spool.put(entry_of(1))
     with closing(sqlite3.connect(path, isolation_level=None)) as holder:
         holder.execute("BEGIN EXCLUSIVE")
-        works = (spool.put(entry_of(2)), spool.put(entry_of(3)), spool.entries("https://one"))
+        works = (spool.put(entry_of(2)), spool.put(entry_of(3)), spool.hand_out("https://one"))
         problems = await asyncio.gather(*works, return_exceptions=True)
     assert all("is in use by another process" in str(problem) for problem in problems)
     assert 3 <= sum(clock.slept) < 3.2
     assert max(clock.slept) <= 0.1
-    assert len(await spool.entries("https://one")) == 1
+    assert len(await spool.hand_out("https://one")) == 1
 
 
 async def test_who_is_cancelled_leaves_the_work_to_the_next(path, monkeypatch):

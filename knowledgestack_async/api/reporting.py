@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import os
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
@@ -24,8 +27,9 @@ from .._wire import (
     route_target,
     seal,
 )
+from ..errors import ConfigurationError
 from ..models import WorkflowCallbackResponse, WorkflowRunResponse, WorkflowRunStatus
-from ..runner import Outcome, Reporter, Work, work_within
+from ..runner import Decisions, Outcome, Reporter, Work, work_within
 from ..session import Session
 from .workflow_runs import callback_call
 
@@ -71,15 +75,16 @@ def report_outcome(
 
     What the block raised is raised on. A report that fails is raised only where the block raised
     nothing; else it is a note on the block's exception. With a spool it is not raised: the outcome is
-    then left for `deliver_spooled`, and ``.problem`` says why. A 404 is raised with a spool, too: the
-    run is gone, so nothing is left to deliver.
+    then left for `deliver_spooled`, and ``.problem`` says why. Where the API says that it has no such
+    run, that is raised with a spool, too: nothing is left to deliver. A 404 that names no run may be a
+    proxy's, and leaves the outcome in the spool.
 
     After a cancellation the report has ``cancel_deadline`` seconds, during which the task can't be
     cancelled again; then the cancellation goes on. Who is cancelled while an outcome is being reported
     has as long to see that through, and is then cancelled; what the block raised is then the cause.
 
-    One block reports one outcome, the first that was decided, and sends no other. Where the spool has
-    an outcome for the run already, that one is reported.
+    One block reports one outcome, the first that was decided, and sends no other. Where the spool, or
+    another block of this session, has given the run an outcome already, that one is reported.
 
     Args:
         session: An open session.
@@ -89,8 +94,8 @@ def report_outcome(
         spool: A file that keeps the outcome from before it is first sent until the server has taken it,
             has one already, or doesn't know the run any more. The processes of a host may share one.
             It holds no token. An outcome that can't be written there is sent all the same.
-        hide: Further secrets to take out of what is reported, such as the runner's webhook secret.
-            The session's key and the token are taken out in any case.
+        hide: Further secrets to take out of what is reported, such as the runner's webhook secret; a
+            text is one of them. The session's key and the token are taken out in any case.
         cancel_deadline: How long the report may take after a cancellation, in seconds.
 
     Raises:
@@ -103,7 +108,7 @@ def report_outcome(
             await work()
         ```
     """
-    key, hidden = seal(token), frozenset(map(Secret, hide))
+    key, hidden = seal(token), _seal_all(hide)
     del token, hide  # so that no error's frame shows them
     return _outcome(session, run_id, key, hidden, spool, cancel_deadline)
 
@@ -145,10 +150,11 @@ async def deliver_spooled(
     check_count(concurrency, "concurrency")
 
     async def send(entry: SpoolEntry) -> None:
+        _decisions(session).remember(entry)
         own = partial(key, entry.run_id) if callable(key) else key
         await _send(_as_runner(session, own), entry.run_id, entry.status, entry.error)
 
-    file = _spool_at(session, spool)
+    file = _spool_at(session, _check_place(spool))
     return await deliver_entries(file, session.base_url, send, concurrency=concurrency)
 
 
@@ -197,24 +203,31 @@ async def run_with_limit(
         )
         ```
     """
-    key, hidden = seal(token), frozenset(map(Secret, hide))
+    key, hidden = seal(token), _seal_all(hide)
     del token, hide  # so that no error's frame shows them
-    check_seconds(margin, "margin", or_zero=True)
-    outcome = _outcome(session, run_id, key, hidden, spool, CANCEL_DEADLINE)
-    read = partial(_read_with_age, session, outcome.run_id)
-    return await work_within(outcome, read, work, margin=margin, clock=session.clock)
+    try:
+        check_seconds(margin, "margin", or_zero=True)
+        outcome = _outcome(session, run_id, key, hidden, spool, CANCEL_DEADLINE)
+        read = partial(_read_with_age, session, outcome.run_id)
+        return await work_within(outcome, read, work, margin=margin, clock=session.clock)
+    finally:
+        if inspect.iscoroutine(work):
+            work.close()  # it may not have begun
 
 
 def _outcome(
     session: Session,
     run_id: str | UUID,
     key: SealedToken | None,
-    hidden: frozenset[Secret],
+    hidden: frozenset[Secret] | None,
     spool: str | os.PathLike[str] | None,
     cancel_deadline: float,
 ) -> Outcome:
     checked = check_id(run_id, "run_id")
     check_seconds(cancel_deadline, "cancel_deadline")
+    if hidden is None:
+        raise ConfigurationError("hide must hold nothing but texts")
+    place = None if spool is None else _check_place(spool)
     runner = _as_runner(session, key)
     session.check_usable()
     reporter = Reporter(
@@ -222,9 +235,21 @@ def _outcome(
         send=partial(_send, runner, checked),
         censor=partial(_make_censor, {session, runner}, hidden),
         clock=session.clock,
-        spool=None if spool is None else _spool_at(session, spool),
+        decisions=_decisions(session),
+        spool=None if place is None else _spool_at(session, place),
     )
     return Outcome(checked, reporter, cancel_deadline)
+
+
+def _seal_all(words: Iterable[object]) -> frozenset[Secret] | None:
+    """Texts as secrets; None if they aren't texts, for an error in here would show them."""
+    found = [words] if isinstance(words, str) else list(words)
+    texts = [word for word in found if isinstance(word, str)]
+    return frozenset(map(Secret, texts)) if len(texts) == len(found) else None
+
+
+def _decisions(session: Session) -> Decisions:
+    return session.keep("outcomes", Decisions)
 
 
 def _as_runner(session: Session, key: SealedToken | None) -> Session:
@@ -249,6 +274,7 @@ async def _make_censor(
     """What takes the secrets out of a text, as far as they can be had in time."""
     secrets = set(others)
     for owner in owners:
+        secrets.update(owner.given_keys)
         with suppress(Exception):  # then the report tells of it, when it is sent
             async with owner.clock.timeout(SECRETS_PATIENCE):
                 secrets.add(await owner.credential())
@@ -256,16 +282,30 @@ async def _make_censor(
 
 
 def _censor(secrets: Iterable[Secret], text: str) -> str:
-    words = {secret.reveal() for secret in secrets} - {""}
-    for word in sorted(words | {quote(word, safe="") for word in words}, key=len, reverse=True):
-        text = text.replace(word, HIDDEN)
-    return text
+    words = {form for secret in secrets for form in _forms(secret.reveal())} - {""}
+    longest_first = sorted(words, key=len, reverse=True)
+    return re.sub("|".join(map(re.escape, longest_first)), HIDDEN, text) if words else text
 
 
-def _spool_at(session: Session, path: str | os.PathLike[str]) -> Spool:
+def _forms(word: str) -> tuple[str, ...]:
+    """A text as an error may show it: as it is, in an address, in JSON, in a repr."""
+    return word, quote(word, safe="", errors="replace"), json.dumps(word)[1:-1], repr(word)[1:-1]
+
+
+def _check_place(path: str | os.PathLike[str]) -> str:
+    try:
+        place = os.path.realpath(os.fsdecode(path)) if path else ""
+    except (TypeError, ValueError):
+        place = ""
+    if not place:
+        raise ConfigurationError(f"spool must be the path of a file, not {path!r}")
+    return place
+
+
+def _spool_at(session: Session, place: str) -> Spool:
     """The session's own view of a spool: what it writes at the same time is one commit."""
-    key = ("spool", os.path.realpath(path))
-    return session.keep(key, lambda: Spool(path, session.clock, session.chance.random))
+    key = ("spool", place)
+    return session.keep(key, lambda: Spool(place, session.clock, session.chance.random))
 
 
 async def _read_with_age(session: Session, run_id: str) -> tuple[WorkflowRunResponse, float]:

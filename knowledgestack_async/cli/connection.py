@@ -38,11 +38,13 @@ class ApiKey:
 
 
 def find_key(options: Options) -> ApiKey:
-    """The key from the file that was named, else from the environment.
+    """The command's own token, else the key from the file that was named, else from the environment.
 
     Raises:
         click.UsageError: There is none.
     """
+    if options.token is not None:
+        return ApiKey(options.token, "--token-env")
     if options.api_key_file is not None:
         return ApiKey(_read_key(options), f"the file {options.api_key_file}")
     text = os.environ.get("KS_API_KEY", "").strip()

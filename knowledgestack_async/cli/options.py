@@ -25,6 +25,8 @@ class Options:
 
     base_url: str | None = None
     api_key_file: Path | None = None
+    token: str | None = attrs.field(default=None, repr=False)
+    """A credential that a command was given for itself; it needs no API key then."""
     dialect: str | None = None
     timeout: float | None = None
     sandbox: bool = False

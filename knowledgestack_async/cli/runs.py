@@ -9,6 +9,7 @@ import click
 
 import knowledgestack_async as ks
 
+from .._report_text import fit_report
 from .commands import Command, Group
 from .exits import Exit
 from .ids import ids_argument, ids_if_meant, is_single, read_ids, yes_option
@@ -130,12 +131,12 @@ def delete(options: Options, ids: tuple[str, ...], yes: bool) -> Exit:
     type=click.Choice(["COMPLETED", "FAILED"], case_sensitive=False),
     help="How it ended.",
 )
-@click.option("--error", metavar="TEXT", help="Why it failed; at most 8,192 characters are kept.")
+@click.option("--error", metavar="TEXT", help="Why it failed.")
 @click.option(
     "--error-file",
     metavar="FILE",
     type=click.File(errors="replace"),
-    help="A file that says why it failed; - is standard input.",
+    help="A file that says why it failed, such as a log; - is standard input.",
 )
 @click.option(
     "--token-env",
@@ -155,6 +156,8 @@ def callback(
     """Report how a run ended. This is the runner's to do, not the end user's.
 
     A run that had its outcome before keeps it: the answer is then already_terminal.
+    Of a long error the beginning and the last lines are sent, 8,192 characters in all.
+    With --token-env no API key is needed.
     """
     if error is not None and error_file is not None:
         raise click.UsageError("give --error or --error-file, not both.")
@@ -164,12 +167,13 @@ def callback(
         raise click.UsageError(
             f"--token-env {token_env}: there is no such variable, or it is empty."
         )
+    options.token = token
     printer = printer_for(options, REPORTED, "lines", ids=[run_id], single=True)
     return run_for_each(
         options,
         read_ids([run_id], "run_id"),
         lambda session, id_: ks.send_workflow_run_callback(
-            session, id_, status, error=why, token=token
+            session, id_, status, error=why and fit_report(why), token=token
         ),
         printer,
         record=lambda id_, answer: {"id": id_, "status": answer.status},

@@ -10,4 +10,5 @@ async def test_killed_at_fifty_random_points_no_outcome_is_lost(tmp_path):
         add_noise(sandbox)
         await kill_runners(sandbox, tmp_path, kills=50, lanes=3, seed=50)
         decided = await check_nothing_is_lost(sandbox, tmp_path)
+    print(f"{decided} outcomes decided")
     assert decided > 300
