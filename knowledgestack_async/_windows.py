@@ -101,8 +101,9 @@ class Memory:
         self._newer: dict[str, None] = dict.fromkeys(ids)
         self._older: dict[str, None] = {}
 
-    def __contains__(self, id_: str) -> bool:
-        return id_ in self._newer or id_ in self._older
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """Those of some ids that are remembered."""
+        return self._newer.keys() & ids | self._older.keys() & ids
 
     def add(self, ids: Sequence[str]) -> None:
         """Remember some more."""
@@ -142,7 +143,7 @@ class Seam:
 
     def shares(self, window: Window[Any]) -> bool:
         """Whether an item of the window was given before."""
-        return any(self._key(item) in self._memory for item in window.items)
+        return bool(self._memory.known([*map(self._key, window.items)]))
 
     def joins(self, window: Window[Any], *, read_after: bool) -> bool:
         """Whether nothing can be missing between what was read and this window.
@@ -166,9 +167,9 @@ class Seam:
         Raises:
             WalkError: The server contradicts itself.
         """
-        ids = [self._key(item) for item in window.items]
-        known = [place for place, id_ in enumerate(ids) if id_ in self._memory]
-        first = known[-1] + 1 if known else 0
+        ids = [*map(self._key, window.items)]
+        known = self._memory.known(ids)
+        first = max(place for place, id_ in enumerate(ids, 1) if id_ in known) if known else 0
         fresh = list(dict(zip(ids[first:], window.items[first:], strict=True)).values())
         self._memory.add(ids[first:])
         self._check_sense(window, planned, got_any=bool(fresh))

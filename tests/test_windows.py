@@ -232,14 +232,14 @@ def test_the_last_ids_are_the_last_ones_in_order(ids, count):
 
 def test_the_memory_stays_flat_and_long_enough():
     memory = Memory(["first"])
-    assert "first" in memory
+    assert memory.known(["first", "other"]) == {"first"}
     for number in range(0, 30_000, 100):
         memory.add([str(id_) for id_ in range(number, number + 100)])
         held = len(memory._newer) + len(memory._older)
         assert held <= 10_000
         oldest = max(0, number + 100 - 5_000)
-        assert str(oldest) in memory
-        assert str(number + 99) in memory
-    assert "first" not in memory
+        both = {str(oldest), str(number + 99)}
+        assert memory.known([*both]) == both
+    assert not memory.known(["first"])
     assert memory.last(3) == ["29997", "29998", "29999"]
     assert len(memory.last(9_000)) >= 5_000

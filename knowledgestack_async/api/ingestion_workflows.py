@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -151,7 +152,7 @@ def iter_ingestion_workflows(
     return PageIterator(
         fetch,
         session.spawn,
-        key=lambda item: item.workflow_id,
+        key=attrgetter("workflow_id"),
         page_size=page_size if limit is None or filters else min(page_size, limit),
         prefetch=prefetch,
         limit=limit,
