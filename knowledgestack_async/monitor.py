@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+)
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID
@@ -100,6 +108,7 @@ class StatusPoll:
             self._ids = iter(workflow_ids)
         self._pull: asyncio.Task[str | UUID] | None = None
         self._asked: set[asyncio.Task[StatusResult]] = set()
+        self._arrived = asyncio.Event()
         self._ready: list[StatusResult] = []
 
     async def close(self) -> None:
@@ -118,10 +127,10 @@ class StatusPoll:
     async def __anext__(self) -> StatusResult:
         while not self._ready:
             self._fill()
-            waiting: set[asyncio.Task[Any]] = {*self._asked, *([self._pull] if self._pull else [])}
-            if not waiting:
+            if not self._asked and self._pull is None:
                 raise StopAsyncIteration
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            await self._arrived.wait()
+            self._arrived.clear()
             self._collect()
         return self._ready.pop()
 
@@ -147,10 +156,15 @@ class StatusPoll:
                 self._ids = None
         has_room = len(self._asked) < self._concurrency
         if self._later_ids is not None and self._pull is None and has_room:
-            self._pull = self._spawn(_next_of(self._later_ids))
+            self._pull = self._begin(_next_of(self._later_ids))
 
     def _ask(self, workflow_id: str | UUID) -> None:
-        self._asked.add(self._spawn(self._find_out(workflow_id)))
+        self._asked.add(self._begin(self._find_out(workflow_id)))
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = self._spawn(work)
+        task.add_done_callback(lambda _: self._arrived.set())
+        return task
 
     async def _find_out(self, workflow_id: str | UUID) -> StatusResult:
         try:
