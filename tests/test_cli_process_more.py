@@ -9,6 +9,7 @@ import pty
 import re
 import signal
 import subprocess
+import sys
 
 import click
 import pytest
@@ -233,6 +234,17 @@ def test_version_and_help():
     assert "Examples:\n  ks-async watch\n" in shown.out
     bare = in_pipe([], environment())
     assert (bare.code, bare.out) == (2, "")
+
+
+@pytest.mark.parametrize(
+    "args", [["--help"], ["watch", "--help"], ["ingestions", "list", "--help"]]
+)
+def test_what_only_some_commands_need_is_not_imported_at_the_start(args):
+    line = [sys.executable, "-X", "importtime", *PROGRAM[1:], *args]
+    told = subprocess.run(line, env=environment(), capture_output=True, text=True, check=True)
+    imported = {entry.rpartition("|")[2].strip() for entry in told.stderr.splitlines()}
+    assert "knowledgestack_async.cli.app" in imported
+    assert not imported & {"rich", "knowledgestack_async.sandbox", "prometheus_client"}
 
 
 @pytest.mark.parametrize(
