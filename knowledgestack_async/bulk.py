@@ -237,7 +237,9 @@ class RerunJob:
 
     async def _tell_news(self, items: list[JournalItem]) -> None:
         """Tell what has its outcome before anything is sent; what is followed has it at its end."""
-        later = {ItemState.PLANNED} | ({ItemState.ACCEPTED} if self._settings.wait else set())
+        later = {ItemState.PLANNED}
+        if self._settings.wait:
+            later.add(ItemState.ACCEPTED)
         for item in items:
             if item.state not in later:
                 await self._emit(item)
