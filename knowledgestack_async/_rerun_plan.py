@@ -109,13 +109,17 @@ async def settle(
     resend: bool,
     settle_after: float,
     clock: Clock,
-) -> None:
+) -> list[JournalItem]:
     """Find out, where that can be proved, what came of reruns whose answer nobody read.
 
     A run that is newer than the baseline means that one was accepted: ours, or somebody else's since.
     All else stays unknown; with ``resend`` it is planned again, once it had ``settle_after`` seconds
     to show.
+
+    Returns:
+        What was open, as it is now.
     """
+    settled: list[JournalItem] = []
     open_items = [item async for item in journal.items(ItemState.SENDING, ItemState.UNKNOWN)]
 
     async def look(item: JournalItem) -> JournalItem:
@@ -129,15 +133,17 @@ async def settle(
         return attrs.evolve(item, state=ItemState.UNKNOWN, error=reason)
 
     async def settle_one(item: JournalItem) -> None:
-        settled = await look(item)
-        if settled.state is ItemState.UNKNOWN and resend:
+        now = await look(item)
+        if now.state is ItemState.UNKNOWN and resend:
             await _let_it_show(item, settle_after, clock)
-            settled = await look(item)
-            if settled.state is ItemState.UNKNOWN:
-                settled = attrs.evolve(settled, state=ItemState.PLANNED, error=None)
-        await journal.update([settled])
+            now = await look(item)
+            if now.state is ItemState.UNKNOWN:
+                now = attrs.evolve(now, state=ItemState.PLANNED, error=None)
+        await journal.update([now])
+        settled.append(now)
 
     await run_bounded(settle_one(item) for item in open_items)
+    return settled
 
 
 async def _let_it_show(item: JournalItem, settle_after: float, clock: Clock) -> None:

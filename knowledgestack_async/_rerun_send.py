@@ -75,7 +75,7 @@ class Sender:
         self._clock = clock
         self._chance = chance
         self._concurrency = concurrency
-        self._gap = 0.0 if rate is None else 1 / rate
+        self._rate = rate
         self._most_running = most_running
         self._follows = follows
         self._on_done = on_done
@@ -84,7 +84,9 @@ class Sender:
         self._changed = asyncio.Event()
         self._go = asyncio.Event()
         self._go.set()
+        self._pace = asyncio.Lock()
         self._next_at = float("-inf")
+        self._reserved = 0
         self._sending = 0
         self._left: int | None = None
         self._strikes = 0
@@ -142,16 +144,22 @@ class Sender:
             return 0
         if self._left is not None:
             most = min(most, self._left)
+        if self._rate is not None:
+            most = min(most, max(1, int(self._rate)))  # not more than a second's at once
+        if self._left is not None:
+            most = min(most, self._left - self._reserved)
         if self._most_running is not None:
-            most = min(most, self._most_running - self.running)
+            most = min(most, self._most_running - self.running - self._reserved)
         return max(0, most)
 
     async def _claim_and_send(self, room: int) -> int:
-        self._reserve(room)
-        await self._keep_pace(room)
-        items = await self._journal.claim(room)
-        self._reserve(len(items) - room)
+        self._reserved += room
+        try:
+            items = await self._claim(room)
+        finally:
+            self._reserved -= room
         if items:
+            self._count(len(items))
             self._sending += 1
             try:
                 await self._send(items)
@@ -160,18 +168,24 @@ class Sender:
                 self._changed.set()
         return len(items)
 
-    def _reserve(self, count: int) -> None:
-        self.running += count
+    def _count(self, begun: int) -> None:
+        self.running += begun
         if self._left is not None:
-            self._left -= count
+            self._left -= begun
 
-    async def _keep_pace(self, count: int) -> None:
-        if self._gap:
-            now = self._clock.now()
-            begin = max(now, self._next_at)
-            self._next_at = begin + self._gap * count
-            if begin > now:
-                await self._clock.sleep(begin - now)
+    async def _claim(self, most: int) -> list[JournalItem]:
+        """Take planned items when their time has come; only those that there are take time."""
+        if self._rate is None:
+            return await self._journal.claim(most)
+        async with self._pace:
+            wait = self._next_at - self._clock.now()
+            if wait > 0:
+                await self._clock.sleep(wait)
+            if self.stopped_by is not None:
+                return []
+            items = await self._journal.claim(most)
+            self._next_at = max(self._next_at, self._clock.now()) + len(items) / self._rate
+            return items
 
     async def _send(self, items: Sequence[JournalItem]) -> None:
         together = [item for item in items if self._goes_in_bulk(item)]
@@ -252,7 +266,7 @@ class Sender:
             if item.state is ItemState.ACCEPTED:
                 self._strikes = 0
             if item.state is ItemState.PLANNED:
-                self._reserve(-1)
+                self._count(-1)
             elif item.state is not ItemState.ACCEPTED or not self._follows:
                 self.running -= 1
             if item.state is not ItemState.PLANNED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
@@ -302,7 +303,10 @@ def _tls_reason(error: Exception) -> str:
 
 def _connect_reason(error: Exception) -> str:
     cause = getattr(error, "os_error", None)
-    return f"no connection: {getattr(cause, 'strerror', None) or 'it could not be made in time'}"
+    number = getattr(cause, "errno", None) or 0
+    # asyncio puts a text of its own, with the address as a tuple, where the system has a plain one.
+    reason = os.strerror(number) if number > 0 else getattr(cause, "strerror", None)
+    return f"no connection: {reason or 'it could not be made in time'}"
 
 
 def _lost_reason(error: Exception) -> str:

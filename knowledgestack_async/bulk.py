@@ -210,10 +210,12 @@ class RerunJob:
 
     async def _run(self) -> None:
         try:
+            news: list[JournalItem] = []
             if not await self._journal.is_planned():
                 await plan(self._journal, self._upstream, self._source)
+                news = [item async for item in self._journal.items(ItemState.REFUSED)]
             settings = self._settings
-            await settle(
+            news += await settle(
                 self._journal,
                 self._upstream,
                 self._is_newer,
@@ -222,6 +224,7 @@ class RerunJob:
                 clock=self._clock,
             )
             self._counts = Counter(await self._journal.counts())
+            await self._tell_news(news)
             if settings.follows:
                 async with self._watch, asyncio.TaskGroup() as group:
                     following = group.create_task(self._follow(self._watch))
@@ -231,6 +234,15 @@ class RerunJob:
                 await self._sender.send()
         finally:
             await self._outcomes.put(None)
+
+    async def _tell_news(self, items: list[JournalItem]) -> None:
+        """Tell what has its outcome before anything is sent; what is followed has it at its end."""
+        later = {ItemState.PLANNED}
+        if self._settings.wait:
+            later.add(ItemState.ACCEPTED)
+        for item in items:
+            if item.state not in later:
+                await self._emit(item)
 
     async def _send_and_wait(self) -> None:
         if self._settings.wait:

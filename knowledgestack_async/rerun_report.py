@@ -18,7 +18,7 @@ __all__ = ["RerunOutcome", "RerunProgress", "RerunReport", "Tally", "cause_of"]
 
 _UUID = re.compile(r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b")
 _ID = re.compile(r"\b(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[\w-]{6,}\b")
-_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*(?!\d*://)")
 
 
 def cause_of(text: str) -> str:

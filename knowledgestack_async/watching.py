@@ -87,6 +87,7 @@ class WatchSummary:
         stalled: The ids that have not changed for long.
         last_error: What went wrong last.
         elapsed: Seconds since the watch began.
+        is_complete: Whether all were looked at; until then the counts grow.
     """
 
     counts: Mapping[str, int]
@@ -98,6 +99,7 @@ class WatchSummary:
     stalled: tuple[str, ...]
     last_error: KnowledgeStackError | None
     elapsed: float
+    is_complete: bool = True
 
 
 @attrs.define
@@ -160,6 +162,7 @@ class Watch(Generic[StateT]):
         self._in_trouble: set[str] = set()
         self._last_error: KnowledgeStackError | None = None
         self._is_over = False
+        self._has_looked = False
         self.timed_out: bool = False
         self.last_state: StateT | None = None
 
@@ -237,6 +240,7 @@ class Watch(Generic[StateT]):
             ),
             last_error=self._last_error,
             elapsed=now - self._began_at,
+            is_complete=self._has_looked or self._is_over,
         )
 
     def _stop(self) -> None:
@@ -252,6 +256,7 @@ class Watch(Generic[StateT]):
                 self._tell(ChangeKind.TROUBLE, "", error=trouble)
         elif self._trouble is not None:
             self._tell(ChangeKind.RECOVERED, "")
+        self._has_looked = self._has_looked or trouble is None
         self._trouble = trouble
         if self._time_left() == 0:
             self.timed_out = True

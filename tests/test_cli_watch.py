@@ -301,7 +301,7 @@ def test_ten_thousand_fit_the_terminal(size):
 
 
 def test_the_screen_tells_how_it_is_going():
-    nothing = {"counts": {}, "total": 0, "finished": 0}
+    nothing = {"counts": {}, "total": 0, "finished": 0, "is_complete": False}
     early = shown(observed(0, **nothing), 80, 24)
     assert any("looking for the first time" in line for line in early)
     over = {"counts": {"completed": 3}, "total": 3, "finished": 3}

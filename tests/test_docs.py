@@ -106,7 +106,7 @@ async def run_snippet(code, sandbox):
             "sandbox": sandbox,
             "ids": list(sandbox.store.ids("failed"))[:5],
             "workflow_id": sandbox.store.ids("failed")[0],
-            "running_id": sandbox.store.add_ingestion().workflow_id,
+            "running_id": sandbox.store.add_ingestion("processing").workflow_id,
             "run_id": run.id,
             "token": run.token,
             "webhook_secret": sandbox.webhook_secret,

@@ -434,3 +434,13 @@ async def test_one_that_is_gone_is_told_once_in_a_watch_of_everything():
         watch._subscription = None
         assert [change.kind for change in watch._pending.values()] == ["missing", "trouble"]
         assert next(iter(watch._pending.values())).merged == 0
+
+
+async def test_a_summary_tells_whether_all_were_looked_at(session):
+    async with ks.watch_ingestions(session) as watch:
+        assert not watch.summary.is_complete
+        while not watch.summary.is_complete:
+            await asyncio.sleep(0.001)
+        assert watch.summary.total == 50
+    async with ks.watch_ingestions(session, []) as nothing:
+        assert nothing.summary.is_complete

@@ -33,6 +33,8 @@ server: ks-async demo, and --sandbox with any command.
 
 _UNFORESEEN = "Nobody foresaw this: please report it, with what --debug shows."
 
+_FROM_SYSTEM = "This machine says so, not the server; what was printed may not be whole."
+
 _HELP = "Knowledge Stack on the command line: ingestions, workflows and workflow runs."
 
 
@@ -150,6 +152,10 @@ def _end(options: Options, error: BaseException) -> int:
     if isinstance(error, ks.KnowledgeStackError):
         options.screen.complain(explain(error))
         return exit_for(error)
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        options.screen.complain([f"Error: {error.strerror}{where}", f"  {_FROM_SYSTEM}"])
+        return Exit.FAILED
     options.screen.complain([f"Error: {type(error).__name__}: {error}", f"  {_UNFORESEEN}"])
     return Exit.FAILED
 

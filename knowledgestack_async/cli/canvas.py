@@ -8,15 +8,44 @@ from contextlib import asynccontextmanager, suppress
 
 from rich.console import Console, RenderableType
 from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 
 from .screen import Screen
 
-__all__ = ["Draw", "drawn"]
+__all__ = ["Draw", "bar", "drawn"]
 
 Draw = Callable[[int, int], RenderableType]
 """Draws into so many columns and lines."""
 
 INTERVAL = 0.2
+
+
+def bar(done: int, total: int, word: str, width: int, *, is_known: bool = True) -> RenderableType:
+    """A bar, and behind it how many are done.
+
+    Args:
+        done: How many.
+        total: Of how many.
+        word: What it is called.
+        width: How many columns there are for both.
+        is_known: Whether that is the total, and not only what was seen so far.
+    """
+    told = f"{total:,} so far"
+    if is_known:
+        told = f"{done:>{len(f'{total:,}')},} of {total:,} {word}"
+    line = Table.grid(padding=(0, 1))
+    line.add_row(
+        ProgressBar(
+            total=max(1, total),
+            completed=done if is_known else 0,
+            width=max(10, width - len(told) - 1),
+            complete_style="cyan",
+            finished_style="green",
+        ),
+        told,
+    )
+    return line
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ import attrs
 
 import knowledgestack_async as ks
 
-from .exits import Exit, exit_for, explain
+from .exits import NO_API_HERE, Exit, exit_for, explain
 
 __all__ = ["Finding", "Verdict", "finding_of", "look_at_server"]
 
@@ -63,8 +63,7 @@ def finding_of(error: ks.KnowledgeStackError, check: str = "server") -> Finding:
     what, *advice = explain(error)
     told = advice[0].strip() if advice else "Give another one."
     if isinstance(error, ks.NotFound):
-        # A list is there wherever the API is, however empty.
-        told = "There is no Knowledge Stack API at this address: check --base-url and its path."
+        told = NO_API_HERE
     return Finding(check, Verdict.WRONG, what.removeprefix("Error: "), told, exit_for(error))
 
 

@@ -18,7 +18,14 @@ import knowledgestack_async as ks
 from .exits import Exit
 from .options import Options
 
-__all__ = ["SANDBOX_DIALECT", "ApiKey", "find_key", "open_session", "run_with_session"]
+__all__ = [
+    "SANDBOX_DIALECT",
+    "ApiKey",
+    "cannot_listen",
+    "find_key",
+    "open_session",
+    "run_with_session",
+]
 
 SANDBOX_DIALECT = "system-jobs"
 """What a sandbox speaks here if nothing else is asked for: the generation that knows most."""
@@ -97,6 +104,12 @@ async def _open_sandbox_session(
     sandbox = Sandbox(ingestions=200, runs=4, seed=7, dialect=spoken, record=False)
     async with sandbox, sandbox.session(**settings) as session:
         yield session
+
+
+def cannot_listen(host: str, port: int, error: OSError) -> click.UsageError:
+    """What to say where a port can't be had."""
+    reason = os.strerror(error.errno) if error.errno else error
+    return click.UsageError(f"can't listen on {host}:{port}: {reason}; take another port.")
 
 
 def run_with_session(

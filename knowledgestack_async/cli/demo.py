@@ -31,9 +31,21 @@ _OUTCOMES = {"completed": 0.95, "failed": 0.05}
 
 
 @click.command(cls=Command, example="ks-async demo")
-@click.option("--ingestions", type=click.IntRange(min=10), default=500, show_default=True)
 @click.option(
-    "--seconds", type=float, default=8.0, show_default=True, help="How long a rerun takes."
+    "--ingestions",
+    type=click.IntRange(min=10),
+    metavar="N",
+    default=500,
+    show_default=True,
+    help="How many there are.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
+    default=8.0,
+    show_default=True,
+    help="How long a rerun takes at most.",
 )
 @pass_options
 def demo(options: Options, ingestions: int, seconds: float) -> Exit:
@@ -85,13 +97,13 @@ async def _play(session: ks.Session, story: Story) -> None:
 def _sum_up(screen: Screen, story: Story) -> Exit:
     stats = story.session.stats
     screen.out("")
-    screen.out(
+    screen.say(
         f"{len(story.failed):,} of {story.total:,} ingestions had failed and were run again: "
         f"{count_words(story.now.values()).replace('failed', 'failed again')}."
     )
     if story.refused:
-        screen.out(f"{story.refused:,} could not be run again.")
-    screen.out(
+        screen.say(f"{story.refused:,} could not be run again.")
+    screen.say(
         f"{stats.requests:,} requests in {story.steps[-1].ended:.1f} s; {stats.retries:,} answers were 503, "
         "and those requests were sent again."
     )

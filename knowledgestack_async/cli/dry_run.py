@@ -111,7 +111,8 @@ async def _estimate(
     limit = session.capabilities.bulk_limit
     in_bulk = sum(str(one.status) in _BULK_STATUSES for one in found) if limit else 0
     alone = len(found) - in_bulk
-    bulks = -(-in_bulk // min(limit or 1, how.max_in_flight or in_bulk or 1))
+    most = min(limit or 1, how.max_in_flight or in_bulk or 1, max(1, int(how.rate or in_bulk)))
+    bulks = -(-in_bulk // most)
     rounds = -(-bulks // _BULKS_AT_A_TIME) + -(-alone // how.concurrency)
     seconds = max(rounds * latency, len(found) / how.rate if how.rate else 0.0)
     return Estimate(

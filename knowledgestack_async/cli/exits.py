@@ -8,7 +8,9 @@ from enum import IntEnum
 
 import knowledgestack_async as ks
 
-__all__ = ["Exit", "Tally", "exit_for", "explain", "worst"]
+__all__ = ["NO_API_HERE", "Exit", "Tally", "exit_for", "explain", "worst"]
+
+NO_API_HERE = "There is no Knowledge Stack API at this address: check --base-url and its path."
 
 
 class Exit(IntEnum):
@@ -85,8 +87,10 @@ def explain(error: ks.KnowledgeStackError) -> list[str]:
     last = getattr(error, "last", None)
     state = f"; it is {last.status}" if last is not None and hasattr(last, "status") else ""
     lines = [f"Error: {error.message}{state} ({call})"]
-    if error.hint:
-        lines.append(f"  {error.hint}")
+    # A list is there wherever the API is, however empty.
+    is_list = isinstance(error, ks.NotFound) and error.path.endswith("/document_versions")
+    if hint := NO_API_HERE if is_list else error.hint:
+        lines.append(f"  {hint}")
     return [_in_options(line) for line in lines]
 
 

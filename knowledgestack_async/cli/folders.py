@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
 
-__all__ = ["SUFFIX", "jobs_folder", "new_journal", "state_folder"]
+__all__ = ["SUFFIX", "job_name", "jobs_folder", "new_journal", "state_folder"]
 
 SUFFIX = ".journal"
 
@@ -28,6 +28,12 @@ def state_folder(system: str = sys.platform, env: Mapping[str, str] = os.environ
 def jobs_folder() -> Path:
     """The folder of the journals that were given no place of their own."""
     return state_folder() / "ks-async" / "jobs"
+
+
+def job_name(path: Path) -> str:
+    """What to call a job on a command line: its name where that finds it, else its journal's path."""
+    is_usual = path.parent == jobs_folder() and path.name.endswith(SUFFIX)
+    return path.name.removesuffix(SUFFIX) if is_usual else str(path)
 
 
 def new_journal() -> Path:

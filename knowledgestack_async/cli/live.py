@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.padding import Padding
-from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from .canvas import bar
 from .screen import Screen
 from .story import Step, Story, Teller
 from .text import status_color
@@ -78,12 +78,7 @@ class LiveTeller(Teller):
 
     def _bar(self) -> RenderableType:
         story = self.story
-        line = Table.grid(padding=(0, 1))
-        bar = ProgressBar(
-            total=len(story.failed), completed=story.done, width=max(20, self.screen.width - 30)
-        )
-        line.add_row(bar, f"{story.done:,} of {len(story.failed):,} done")
-        return line
+        return bar(story.done, len(story.failed), "done", self.screen.width - 4)
 
     def _counts(self) -> RenderableType:
         counts = self.story.counts

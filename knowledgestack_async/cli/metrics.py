@@ -9,12 +9,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import attrs
-import click
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 import knowledgestack_async as ks
+
+from .connection import cannot_listen
 
 __all__ = ["Gauges", "serving"]
 
@@ -119,7 +120,7 @@ async def serving(gauges: Gauges, host: str, port: int) -> AsyncGenerator[str]:
     try:
         server, thread = start_http_server(port, addr=host, registry=registry)
     except OSError as error:
-        raise click.UsageError(f"can't listen on {host}:{port}: {error.strerror}.") from error
+        raise cannot_listen(host, port, error) from error
     reader = asyncio.create_task(_keep_reading(gauges))
     try:
         yield f"{host}:{server.server_port}"

@@ -80,6 +80,7 @@ class Observed:
         is_everything: Whether that is all there is, so that what was over before doesn't count.
 
     Attributes:
+        is_everything: Whether that is all there is.
         recent: The last changes, the newest first.
         has_failed: Whether anything ended badly.
         trouble: What keeps the watch from seeing now.
@@ -97,7 +98,7 @@ class Observed:
     ) -> None:
         self.title = title
         self._watch = watch
-        self._is_everything = is_everything
+        self.is_everything = is_everything
         self.recent: deque[Event] = deque(maxlen=self.RECENT)
         self.has_failed = False
         self.trouble: str | None = None
@@ -143,6 +144,6 @@ class Observed:
             self._endings.append(time.monotonic())
         if event.is_final and event.current != GOOD:
             self._failed[event.workflow_id] = cause_of(event.error or event.current or "missing")
-            self.has_failed = self.has_failed or is_news or not self._is_everything
+            self.has_failed = self.has_failed or is_news or not self.is_everything
         else:
             self._failed.pop(event.workflow_id, None)

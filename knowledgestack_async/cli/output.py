@@ -6,19 +6,19 @@ import json
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import attrs
 import click
 
 from .options import Options
 from .screen import Screen
-from .table import Column, Layout, Record, column_for, field_of, sheet
+from .table import Column, Layout, Record, column_for, field_of, is_time, sheet
 from .text import as_moment, flat, full_time
 
-__all__ = ["Printer", "Shape", "View", "printer_for"]
+__all__ = ["Printer", "Shape", "View", "printer_for", "readable"]
 
 View = Literal["table", "sheet", "lines"]
 
@@ -197,14 +197,23 @@ class _Sheets(Printer):
         if not self._is_first:
             self._screen.out("")
         self._is_first = False
-        told = {name: _readable(value) for name, value in self._selected(record).items()}
+        told = readable(self._selected(record))
         width = self._screen.width if self._screen.is_terminal else None
         for line in sheet(told, width):
             self._screen.out(line)
 
 
-def _readable(value: Any) -> Any:
-    moment = as_moment(value)
+def readable(record: Record) -> dict[str, Any]:
+    """The record as a person reads it: times on this machine's clock, numbers without their tails."""
+    return {name: _readable(name, value) for name, value in record.items()}
+
+
+def _readable(name: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return readable(cast("Record", value))
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    moment = as_moment(value) if is_time(name.rpartition(".")[2]) else None
     return value if moment is None else full_time(moment)
 
 

@@ -14,6 +14,7 @@ import knowledgestack_async as ks
 
 from .again import command_line
 from .exits import Exit
+from .folders import job_name
 from .options import Options
 from .output import Printer, Shape, printer_for
 from .pace import How
@@ -112,8 +113,9 @@ async def _go(run: _Run) -> None:
                 async for outcome in job:
                     if run.shows_events:
                         run.printer.write(attrs.asdict(outcome))
-            finally:
+            except asyncio.CancelledError:
                 run.is_stopping = True
+                raise
         report = job.report
         if not run.shows_events and len(report.items) <= FEW:
             for outcome in report.items:
@@ -176,13 +178,13 @@ def _sum_up(run: _Run) -> None:
     if report.stopped_by is not None or report.unknown:
         _tell_how_to_go_on(run, "Go on with" if report.stopped_by else "Look again with")
     elif not report.is_good and not run.options.sandbox:
-        again = command_line(run.options, "jobs", "retry-failed", run.path)
+        again = command_line(run.options, "jobs", "retry-failed", job_name(run.path))
         screen.note(f"Try those that went wrong again with: {again}")
 
 
 def _tell_how_to_go_on(run: _Run, what: str) -> None:
     if not run.options.sandbox:
-        again = command_line(run.options, "jobs", "resume", run.path, *run.how.pace)
+        again = command_line(run.options, "jobs", "resume", job_name(run.path), *run.how.pace)
         run.screen.note(f"{what}: {again}")
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .commands import Command
-from .connection import SANDBOX_DIALECT
+from .connection import SANDBOX_DIALECT, cannot_listen
 from .exits import Exit
 from .options import Options, pass_options
 
@@ -51,9 +52,21 @@ RUNS_TOLD = 4
 @click.option(
     "--port", type=click.IntRange(0, 65535), metavar="N", default=0, help="[default: a free one]"
 )
-@click.option("--speed", type=float, default=1.0, show_default=True, help="Its seconds per second.")
 @click.option(
-    "--latency", type=float, default=0.0, show_default=True, help="Seconds an answer takes."
+    "--speed",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
+    default=1.0,
+    show_default=True,
+    help="Its seconds per second.",
+)
+@click.option(
+    "--latency",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    default=0.0,
+    show_default=True,
+    help="How long an answer takes at least.",
 )
 @click.option(
     "--output", "-o", type=click.Choice(["table", "json"]), help="How to print. [default: table]"
@@ -69,7 +82,13 @@ def sandbox(options: Options, /, output: str | None, **settings: Any) -> Exit:
     spoken: Any = SANDBOX_DIALECT if options.dialect in {None, "auto"} else options.dialect
 
     async def serve() -> None:
-        async with Sandbox(dialect=spoken, record=False, **settings) as served:
+        async with AsyncExitStack() as stack:
+            try:
+                served = await stack.enter_async_context(
+                    Sandbox(dialect=spoken, record=False, **settings)
+                )
+            except OSError as error:
+                raise cannot_listen("127.0.0.1", settings["port"], error) from error
             _introduce(options, served, output or options.output)
             await until_interrupted()
 

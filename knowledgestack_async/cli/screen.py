@@ -63,6 +63,11 @@ class Screen:
         self.clear_status()
         _write(sys.stdout, f"{line}\n")
 
+    def say(self, line: str) -> None:
+        """Print a sentence of the result, in lines that fit a terminal."""
+        for part in wrap(line, self.width, "") if self.is_terminal else [line]:
+            self.out(part)
+
     def note(self, line: str) -> None:
         """Say something besides the result."""
         self.clear_status()

@@ -9,7 +9,7 @@ import attrs
 
 from .text import ago, as_moment, cut, flat, pad, status_color, width_of, wrap
 
-__all__ = ["Column", "Layout", "column_for", "field_of", "sheet", "show_time"]
+__all__ = ["Column", "Layout", "column_for", "field_of", "is_time", "sheet", "show_time"]
 
 Record = Mapping[str, Any]
 
@@ -63,14 +63,18 @@ def field_of(record: Record, name: str) -> Any:
     return value
 
 
+def is_time(field: str) -> bool:
+    """Whether a field holds a time, by its name: a text may look like one by chance."""
+    return field == "at" or field.endswith(("_at", "_time", "_timestamp"))
+
+
 def column_for(field: str, rank: int) -> Column:
     """The column of a field that was asked for by its name."""
-    is_time = field.endswith(("_at", "_time", "_timestamp"))
     is_id = field == "id" or field.endswith("_id")
     return Column(
         title=field.upper(),
         fields=(field,),
-        show=show_time if is_time else show_plain,
+        show=show_time if is_time(field) else show_plain,
         least=None if is_id else 8,
         rank=rank,
         is_status=field.endswith("status"),

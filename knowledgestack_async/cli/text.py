@@ -97,11 +97,12 @@ def wrap(text: str, width: int, indent: str) -> list[str]:
 
 
 def as_moment(value: Any) -> datetime | None:
-    """The time that an ISO text tells; None if it tells none."""
+    """The time that an ISO text with a zone tells; None if it tells none."""
     try:
-        return datetime.fromisoformat(value)
+        moment = datetime.fromisoformat(value)
     except (TypeError, ValueError):
         return None
+    return None if moment.tzinfo is None else moment
 
 
 def ago(moment: datetime, now: datetime | None = None) -> str:
@@ -135,8 +136,10 @@ def flat(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
-        parts = cast("dict[str, Any]", value).values()
-        return " ".join(filter(None, map(flat, parts)))
+        parts = cast("dict[str, Any]", value)
+        if parts and all(type(part) is int for part in parts.values()):
+            return ", ".join(f"{count} {word}" for word, count in parts.items())
+        return " ".join(filter(None, map(flat, parts.values())))
     if isinstance(value, list | tuple):
         return ", ".join(filter(None, map(flat, cast("list[Any]", value))))
     return clean(str(value))

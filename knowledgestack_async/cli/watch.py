@@ -20,7 +20,7 @@ from .exits import Exit
 from .jobfiles import look_into, opened
 from .observed import EVENT, Observed, event_of, raise_if_hopeless
 from .options import Options, pass_options, printing
-from .output import printer_for
+from .output import printer_for, readable
 from .running import in_words, print_causes
 from .table import sheet
 from .targets import Wanted, is_journal, targeting
@@ -126,7 +126,8 @@ async def _read_journal(options: Options, path: Path) -> tuple[list[str], dict[s
     if known.published is not None:
         screen = options.screen
         screen.note(f"{known.problem}. What it said last:")
-        for line in sheet({**known.published, "counts": in_words(known.counts)}, None):
+        told = {**known.published, "counts": in_words(known.counts)}
+        for line in sheet(readable(told), None):
             screen.out(line)
         return None
     known.check_free()

@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from math import ceil
 
 from rich.console import Group, RenderableType
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
+from .canvas import bar
 from .observed import Event, Observed
 from .text import as_moment, clean, cut, span, status_color
 
 __all__ = ["draw_watch"]
 
 _ORDER = ("completed", "processing", "pending", "failed", "cancelled", "quota_limit")
-_LABEL = 26
 _FEW_LINES = 2
 
 
@@ -60,12 +58,8 @@ def _title(seen: Observed, width: int) -> Text:
 def _bar(seen: Observed, width: int) -> RenderableType:
     summary = seen.summary
     over = summary.finished + summary.missing
-    line = Table.grid(padding=(0, 1))
-    line.add_row(
-        ProgressBar(total=max(1, summary.total), completed=over, width=max(10, width - _LABEL)),
-        f"{over:,} of {summary.total:,} over",
-    )
-    return line
+    is_known = summary.is_complete or not seen.is_everything
+    return bar(over, summary.total, "over", width, is_known=is_known)
 
 
 def _counts(seen: Observed, width: int) -> list[Text]:
@@ -90,8 +84,10 @@ def _pace(seen: Observed, width: int) -> Text:
     summary, rate = seen.summary, seen.rate
     left = summary.total - summary.finished - summary.missing
     told: list[str] = []
-    if not summary.counts:
+    if not summary.is_complete:
         told.append("looking for the first time")
+    elif not summary.total:
+        told.append("there are none yet")
     elif not left:
         told.append("all are over")
     else:
