@@ -150,7 +150,7 @@ class Database:
     def _create(self) -> None:
         """Make the file beside its place and move it there, so that half a file is never found."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}.new")
+        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}-{id(self)}.new")
         draft.unlink(missing_ok=True)
         try:
             connection = sqlite3.connect(draft)
@@ -161,7 +161,7 @@ class Database:
                 connection.commit()
             finally:
                 connection.close()
-            draft.rename(self.path)
+            _move_if_free(draft, self.path)
         finally:
             draft.unlink(missing_ok=True)
 
@@ -214,6 +214,17 @@ class Database:
         if code is not None and code & 0xFF in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
             return JournalError(f"{self.path} is not a {what}, or is damaged: {error}")
         return JournalError(f"the {what} {self.path} can't be used: {error}")
+
+
+def _move_if_free(draft: Path, place: Path) -> None:
+    """Give a file its place, unless another process was quicker: a rename would put that one's away."""
+    try:
+        os.link(draft, place)
+    except FileExistsError:
+        return
+    except OSError:  # not every file system can do that
+        if not place.exists():
+            draft.rename(place)
 
 
 def _plain(result: Any) -> Any:

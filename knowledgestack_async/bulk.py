@@ -124,6 +124,7 @@ class RerunJob:
     async def __aenter__(self) -> Self:
         self._began_at = self._clock.now()
         await self._journal.open(self._upstream.server, self._settings.defining)
+        self._publish(is_over=False)
         self._work = asyncio.get_running_loop().create_task(self._run())
         return self
 
@@ -148,10 +149,12 @@ class RerunJob:
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
-            if self._report is None:
-                self._report = await self._read_report()
-            self._publish(is_over=True)
-            await self._journal.close()
+            try:
+                if self._report is None:
+                    self._report = await self._read_report()
+                self._publish(is_over=True)
+            finally:
+                await self._journal.close()
 
     def __aiter__(self) -> Self:
         return self
@@ -225,6 +228,7 @@ class RerunJob:
             )
             self._counts = Counter(await self._journal.counts())
             await self._tell_news(news)
+            self._publish(is_over=False)
             if settings.follows:
                 async with self._watch, asyncio.TaskGroup() as group:
                     following = group.create_task(self._follow(self._watch))
@@ -245,7 +249,8 @@ class RerunJob:
                 await self._emit(item)
 
     async def _send_and_wait(self) -> None:
-        if self._settings.wait:
+        if self._settings.wait or self._settings.max_in_flight is not None:
+            # Those of an earlier go may be running still: followed, they are told, or make room.
             async for item in self._journal.items(ItemState.ACCEPTED):
                 if item.outcome is None:
                     self._start_following(item)

@@ -277,6 +277,26 @@ async def test_the_workflows_running_on_the_servers_side_are_capped(dialect, pat
         assert 5 < most <= 15
 
 
+async def test_what_an_earlier_go_started_counts_as_running(path):
+    async with failed_box(60, speed=20) as box:
+        running = []
+
+        def look(request) -> None:
+            if request.method == "POST":
+                running.append(len(ids_of(box, "pending")) + len(ids_of(box, "processing")))
+
+        box.before_request = look
+        async with box.session() as session:
+            ids = list(box.store.ids())
+            async with ks.rerun_ingestions(session, ids, journal=path, max_in_flight=15) as job:
+                for _ in range(10):
+                    await anext(job)
+            async with ks.rerun_ingestions(session, [], journal=path, max_in_flight=15) as job:
+                report = await job.finish()
+        assert report.counts == {"accepted": 60}
+        assert max(running) < 15
+
+
 @pytest.mark.parametrize("dialect", ["documented", "system-jobs"])
 @pytest.mark.parametrize(("ending", "stops"), [("failed", True), ("completed", False)])
 async def test_canaries_stop_the_job_if_they_fail_again(dialect, ending, stops, path):
@@ -391,9 +411,6 @@ async def test_a_journal_in_use_is_refused_and_says_by_whom(path):
     async with failed_box(60, latency=0.005) as box, box.session() as session:
         job = ks.rerun_ingestions(session, box.store.ids(), journal=path, concurrency=1)
         async with job:
-            await anext(job)
-            while not path.with_name(path.name + ".state").exists():
-                await asyncio.sleep(0.001)
             with pytest.raises(ks.JournalError, match=f"in use .*process {os.getpid()}"):
                 async with ks.rerun_ingestions(session, [], journal=path):
                     pass

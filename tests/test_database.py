@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import threading
+from collections import Counter
 
 import pytest
 
@@ -160,6 +161,37 @@ async def test_a_pipe_is_not_waited_for(tmp_path):
             await Database(tmp_path / "pipe", LAYOUT).open()
 
 
+async def test_a_new_file_that_another_process_made_meanwhile_stays_that_ones(path):
+    first = Database(path, LAYOUT)
+    await first.open()
+    whose = path.stat().st_ino
+    late = Database(path, LAYOUT)
+    late._create()
+    assert path.stat().st_ino == whose
+    assert {file.name for file in path.parent.iterdir()} <= {"note.db", "note.db-wal"}
+    await first.close()
+
+
+async def test_of_several_that_open_a_new_file_at_once_one_has_it(path):
+    several = [Database(path, LAYOUT) for _ in range(8)]
+    opened = await asyncio.gather(*(one.open() for one in several), return_exceptions=True)
+    assert [type(one) for one in opened].count(ks.JournalError) == 7
+    for one in several:
+        await one.close()
+
+
+async def test_a_file_is_made_where_there_are_no_links_too(path, monkeypatch):
+    def refuse(*_paths: object) -> None:
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr("os.link", refuse)
+    for _ in range(2):
+        database = Database(path, LAYOUT)
+        await database.open()
+        await database.close()
+        database._create()
+
+
 async def test_foreign_newer_torn_and_empty_files_are_refused(path, tmp_path):
     database = Database(path, LAYOUT)
     await database.open()
@@ -258,10 +290,16 @@ async def test_a_full_disk_stops_a_job_before_anything_more_is_sent(path, monkey
             body if r.method == "GET" else body | {"message": "x" * 9}
         )
         job = ks.rerun_ingestions(session, box.store.ids(), journal=path, concurrency=5)
-        with pytest.raises((ks.JournalError, ExceptionGroup)):
+        with pytest.raises(ks.JournalError, match="full"):
             async with job:
                 await job.finish()
         assert len(box.effects) < 400
+        monkeypatch.undo()
+        async with ks.rerun_ingestions(session, [], journal=path) as job:
+            await job.finish()
+        effects = Counter(effect.id for effect in box.effects)
+        assert sum(job.report.counts.values()) == 400
+        assert max(effects.values()) == 1
 
 
 async def test_a_journal_is_read_by_others_when_it_is_free(path):
