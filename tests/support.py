@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+import runpy
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import attrs
+import pytest
 
 from knowledgestack_async.sandbox import Sandbox
 from knowledgestack_async.sandbox.records import Filters
 
 KEY = "sk-user-canary-7f3a9"
+
+# A wheel has the pytest plugin only where pytest loads it from, beside the package.
+PLUGIN = next(
+    name
+    for name in ("knowledgestack_async.pytest_plugin", "_knowledgestack_async_pytest")
+    if importlib.util.find_spec(name)
+)
+
+
+def run_module(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a module as ``python -m`` does, without pytest's own loader, which can't do that."""
+    finders = [one for one in sys.meta_path if type(one).__name__ != "AssertionRewritingHook"]
+    monkeypatch.setattr(sys, "meta_path", finders)
+    runpy.run_module(name, run_name="__main__")
 
 
 async def assert_within(bound: float, measure: Callable[[], Awaitable[float]]) -> None:

@@ -7,7 +7,6 @@ import importlib
 import json
 import os
 import re
-import runpy
 import sys
 from email.utils import formatdate
 
@@ -23,6 +22,7 @@ from knowledgestack_async.cli.checkup import finding_of
 from knowledgestack_async.cli.screen import Screen
 from knowledgestack_async.cli.story import Story
 from knowledgestack_async.sandbox import Fault
+from support import run_module
 
 BOTH = ("stdin", "stdout", "stderr")
 
@@ -156,7 +156,7 @@ def test_without_the_extra_one_line_says_what_to_install(monkeypatch, capsys):
 def test_it_runs_as_a_module(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["ks-async", "--version"])
     with pytest.raises(SystemExit) as ended:
-        runpy.run_module("knowledgestack_async.cli", run_name="__main__")
+        run_module("knowledgestack_async.cli", monkeypatch)
     assert ended.value.code == 0
     importlib.import_module("knowledgestack_async.cli.__main__")
 

@@ -19,6 +19,7 @@ from test_cli_support import served
 
 import knowledgestack_async as ks
 from knowledgestack_async import session as session_module
+from support import PLUGIN
 
 pytest_plugins = ["pytester"]
 
@@ -131,7 +132,7 @@ def test_an_example_of_a_test_passes(block, pytester):
     pytester.makepyfile(block.code)
     without = ("cov", "randomly", "hypothesispytest", "cacheprovider", "knowledgestack_async")
     done = pytester.runpytest_inprocess(
-        *("-p", "knowledgestack_async.pytest_plugin", "-W", "error"),
+        *("-p", PLUGIN, "-W", "error"),
         *("--asyncio-mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"),
         *(f"-pno:{plugin}" for plugin in without),
     )

@@ -1,17 +1,17 @@
 """The fixtures for users' own tests, under each of the ways in which they may run them."""
 
+import importlib.util
 import subprocess
 import sys
 from importlib.metadata import entry_points
-from pathlib import Path
 
 import pytest
 
-import knowledgestack_async as ks
+from support import PLUGIN
 
 pytest_plugins = ["pytester"]
 
-SOURCE = Path(ks.__file__).parent / "pytest_plugin.py"
+SOURCE = importlib.util.find_spec(PLUGIN).origin
 PLAIN = """
     import asyncio
     import pytest
@@ -71,7 +71,7 @@ ANYIO = """
 """
 WITHOUT = ("knowledgestack_async", "cov", "randomly", "hypothesispytest", "cacheprovider")
 OPTIONS = (
-    *("-p", "knowledgestack_async.pytest_plugin"),
+    *("-p", PLUGIN),
     *(f"-pno:{plugin}" for plugin in WITHOUT),
     *("-W", "error", "--strict-markers", "--strict-config"),
 )
@@ -142,7 +142,7 @@ def test_a_sandbox_that_cannot_start_leaves_no_thread(run):
 def test_it_costs_nothing_where_it_is_not_used():
     script = (
         "import importlib.util as u, sys\n"
-        f"spec = u.spec_from_file_location('_knowledgestack_async_pytest', {str(SOURCE)!r})\n"
+        f"spec = u.spec_from_file_location('_knowledgestack_async_pytest', {SOURCE!r})\n"
         "spec.loader.exec_module(u.module_from_spec(spec))\n"
         "print(*{'knowledgestack_async', 'aiohttp', 'msgspec'} & set(sys.modules))"
     )

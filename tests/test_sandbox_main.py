@@ -4,7 +4,6 @@ import asyncio
 import http.client
 import json
 import os
-import runpy
 import signal
 import sys
 import threading
@@ -12,6 +11,7 @@ import threading
 import pytest
 
 from knowledgestack_async.sandbox.__main__ import make_parser
+from support import run_module
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def test_it_serves_until_it_is_told_to_stop(capfd, monkeypatch, tmp_path, loop_t
 
     thread = threading.Thread(target=talk)
     thread.start()
-    runpy.run_module("knowledgestack_async.sandbox", run_name="__main__")
+    run_module("knowledgestack_async.sandbox", monkeypatch)
     thread.join()
     assert (answers[0]["total"], answers[0]["limit"]) == (7, 2)
     assert answers[0]["items"][0]["status"] == "failed"
