@@ -78,7 +78,7 @@ QUESTION = Question(
         Goal("ksapi 3.18.2", by="knowledgestack-async", at_least=6),
         Goal("knowledgestack-async", by="floor: msgspec Structs", at_most=2.2),
         Goal("knowledgestack-async, earlier fields", by="floor, earlier fields", at_most=2.2),
-        Goal("ksapi 1.67.0, earlier fields", by="knowledgestack-async, earlier fields", at_least=6),
+        Goal("ksapi 1.67.0, earlier fields", by="knowledgestack-async, earlier fields"),
     ],
 )
 

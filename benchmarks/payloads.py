@@ -12,7 +12,7 @@ _SUMMARY: dict[str, Any] = {
     "workflow_id": "ingest-%026d",
     "document_id": "5f0f5c1e-0000-4000-8000-%012d",
     "document_version_id": "9b7a4c2d-0000-4000-8000-%012d",
-    "status": "completed",
+    "status": "%s",
     "last_activity": "Stored the chunks in the index",
     "error": None,
     "last_run_timestamp": "2026-07-01T12:00:00.123456Z",
@@ -35,7 +35,7 @@ _SUMMARIES = {
 }
 
 
-def make_page(shape: str, offset: int, limit: int, total: int) -> bytes:
+def make_page(shape: str, offset: int, limit: int, total: int, status: str = "completed") -> bytes:
     """A page of summaries in an envelope with offsets, each item with its number in its ids.
 
     Args:
@@ -43,10 +43,12 @@ def make_page(shape: str, offset: int, limit: int, total: int) -> bytes:
         offset: How many items come before it.
         limit: How many it may hold.
         total: How many there are.
+        status: The status of each.
     """
     numbers = range(offset, max(offset, min(offset + limit, total)))
     template = b",".join([_SUMMARIES[shape]] * len(numbers))
-    items = template % tuple(number for number in numbers for _ in range(3))
+    word = status.encode()
+    items = template % tuple(part for n in numbers for part in (n, n, n, word))
     return b'{"items":[%b],"total":%d,"limit":%d,"offset":%d}' % (items, total, limit, offset)
 
 
@@ -56,3 +58,6 @@ STATUS = (
     '"run_id":"0a9a4c2d-0000-4000-8000-000000000001"}'
 )
 """A workflow's live status, with a place for its id."""
+
+ACTION = '{"workflow_id":"%s","action":"rerun","message":"The ingestion was started again"}'
+"""What a rerun answers, with a place for its id."""

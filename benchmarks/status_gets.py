@@ -2,6 +2,9 @@
 
 Every contender keeps its connections, sends the same request, reads the same answer and makes
 something of it. Ours has its retries, its governor and its checks on, as by default.
+
+httpx has one client, HTTP/1.1 and as many connections as requests, like everybody; with more of them
+it only gets slower, for its pool looks through all its connections several times for each request.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import asyncio
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from queue import SimpleQueue
@@ -31,9 +31,11 @@ from .errors import JournalError
 
 __all__ = ["Database", "Layout"]
 
+A = TypeVar("A")
 T = TypeVar("T")
 
-Work = Callable[[sqlite3.Connection], Any]
+Work = Callable[[sqlite3.Connection, Any], Sequence[Any]]
+"""What is done for all the arguments that it was handed in with, at once; a result for each."""
 
 
 @attrs.frozen(kw_only=True)
@@ -64,7 +66,7 @@ class Database:
     def __init__(self, path: str | os.PathLike[str], layout: Layout) -> None:
         self.path = Path(path)
         self._layout = layout
-        self._works: SimpleQueue[tuple[Work, asyncio.Future[Any]] | None] = SimpleQueue()
+        self._works: SimpleQueue[tuple[Work, Any, asyncio.Future[Any]] | None] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._broken: JournalError | None = None
@@ -97,8 +99,22 @@ class Database:
 
     def hand_in(self, work: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
         """The same, without waiting for it."""
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._works.put((work, done))
+        return self._put(lambda connection, _: [_plain(work(connection))], None)
+
+    async def run_together(
+        self, work: Callable[[sqlite3.Connection, list[A]], Sequence[T]], argument: A
+    ) -> T:
+        """Do the same work for everybody who waits for it in one go, and give each their result.
+
+        Raises:
+            JournalError: It can't be written: the disk is full or read-only.
+        """
+        result: T = await self._put(work, argument)
+        return result
+
+    def _put(self, work: Work, argument: Any) -> asyncio.Future[Any]:
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._works.put((work, argument, done))
         return done
 
     async def close(self) -> None:
@@ -136,13 +152,13 @@ class Database:
         if problem is None:
             try:
                 connection.execute("BEGIN IMMEDIATE")
-                results = [_plain(work(connection)) for work, _ in works]
+                results = _do_all(connection, [(work, argument) for work, argument, _ in works])
                 connection.execute("COMMIT")
             except Exception as error:  # noqa: BLE001 - whoever waits is told
                 # What could not be written once is not trusted again: nothing more may be sent.
                 self._broken = problem = self._explain(error)
                 connection.rollback()
-        waiting = [done for _, done in works]
+        waiting = [done for _, _, done in works]
         if self._loop is not None and waiting and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(_deliver, waiting, results, problem)
         return None not in batch
@@ -230,6 +246,15 @@ def _move_if_free(draft: Path, place: Path) -> None:
 def _plain(result: Any) -> Any:
     """A cursor stays in this thread: SQLite doesn't take it well when another one ends it."""
     return None if isinstance(result, sqlite3.Cursor) else result
+
+
+def _do_all(connection: sqlite3.Connection, works: Sequence[tuple[Work, Any]]) -> list[Any]:
+    """The results in the order of the works; each kind is done where it first came up."""
+    together: dict[Work, list[Any]] = {}
+    for work, argument in works:
+        together.setdefault(work, []).append(argument)
+    results = {work: iter(work(connection, asked)) for work, asked in together.items()}
+    return [next(results[work]) for work, _ in works]
 
 
 def _deliver(

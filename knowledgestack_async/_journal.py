@@ -15,10 +15,13 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
 
 import attrs
+import msgspec
 
 from ._baseline import Baseline
 from ._database import Database, Layout
@@ -143,12 +146,18 @@ _LAYOUT = Layout(
 
 _COLUMNS = "workflow_id, state, baseline, tries, request_id, code, error, outcome, changed_at"
 
+_BASELINES = msgspec.json.Decoder(Baseline)
 
 _CLAIM = f"""
     UPDATE item SET state = ?, tries = tries + 1, changed_at = ?
     WHERE number IN (SELECT number FROM item WHERE state = ? ORDER BY number LIMIT ?)
     RETURNING {_COLUMNS}, number
 """  # noqa: S608 - only names of columns
+
+_UPDATE = """
+    UPDATE item SET state = ?, tries = ?, request_id = ?, code = ?, error = ?, outcome = ?,
+    changed_at = ? WHERE workflow_id = ?
+"""
 
 
 class SqliteJournal:
@@ -251,31 +260,11 @@ class SqliteJournal:
 
     async def claim(self, most: int) -> list[JournalItem]:
         """Take planned items, and mark them as being sent."""
-        now = datetime.now(UTC).isoformat()
-
-        def take(connection: sqlite3.Connection) -> list[Any]:
-            rows = connection.execute(
-                _CLAIM,
-                (ItemState.SENDING, now, ItemState.PLANNED, most),
-            ).fetchall()
-            return sorted(rows, key=lambda row: row[-1])
-
-        return [_load(row[:-1]) for row in await self._database.run(take)]
+        return await self._database.run_together(_claim, most)
 
     async def update(self, items: Sequence[JournalItem]) -> None:
         """Write down where items are now."""
-        now = datetime.now(UTC).isoformat()
-        rows = [
-            (i.state, i.tries, i.request_id, i.code, i.error, i.outcome, now, i.workflow_id)
-            for i in items
-        ]
-        await self._database.run(
-            lambda c: c.executemany(
-                "UPDATE item SET state = ?, tries = ?, request_id = ?, code = ?, error = ?, "
-                "outcome = ?, changed_at = ? WHERE workflow_id = ?",
-                rows,
-            )
-        )
+        await self._database.run_together(_update, items)
 
     async def counts(self) -> dict[ItemState, int]:
         """How many items are in which state."""
@@ -315,6 +304,28 @@ class SqliteJournal:
         self._database.hand_in(write)
 
 
+def _claim(connection: sqlite3.Connection, asked: Sequence[int]) -> list[list[JournalItem]]:
+    """What several claim at the same time is taken at once, and dealt out in order."""
+    now = datetime.now(UTC).isoformat()
+    values = (ItemState.SENDING, now, ItemState.PLANNED, sum(asked))
+    rows = connection.execute(_CLAIM, values).fetchall()
+    taken = (_load(row[:-1]) for row in sorted(rows, key=itemgetter(-1)))
+    return [list(islice(taken, most)) for most in asked]
+
+
+def _update(connection: sqlite3.Connection, several: Sequence[Sequence[JournalItem]]) -> list[None]:
+    now = datetime.now(UTC).isoformat()
+    connection.executemany(
+        _UPDATE,
+        [
+            (i.state, i.tries, i.request_id, i.code, i.error, i.outcome, now, i.workflow_id)
+            for items in several
+            for i in items
+        ],
+    )
+    return [None] * len(several)
+
+
 def _fetch(connection: sqlite3.Connection, *, query: str, values: tuple[Any, ...]) -> list[Any]:
     return connection.execute(query, values).fetchall()
 
@@ -333,26 +344,15 @@ def _published_at(path: Path) -> Path:
 
 
 def _dump(baseline: Baseline | None) -> str | None:
-    if baseline is None:
-        return None
-    values = attrs.asdict(baseline)
-    for name in ("last_run_timestamp", "last_state_update_timestamp"):
-        values[name] = values[name] and values[name].isoformat()
-    return json.dumps(values)
+    return None if baseline is None else msgspec.json.encode(baseline).decode()
 
 
 def _load(row: Iterable[Any]) -> JournalItem:
     workflow_id, state, baseline, tries, request_id, code, error, outcome, changed_at = row
-    found: Baseline | None = None
-    if baseline is not None:
-        values = json.loads(baseline)
-        for name in ("last_run_timestamp", "last_state_update_timestamp"):
-            values[name] = values[name] and datetime.fromisoformat(values[name])
-        found = Baseline(**values)
     return JournalItem(
         workflow_id=workflow_id,
         state=ItemState(state),
-        baseline=found,
+        baseline=None if baseline is None else _BASELINES.decode(baseline),
         tries=tries,
         request_id=request_id,
         code=code,

@@ -192,7 +192,9 @@ class Sender:
         alone = [item for item in items if not self._goes_in_bulk(item)]
         if together:
             await self._send_bulk(together)
-        if alone:
+        if len(alone) == 1:
+            await self._send_one(alone[0])
+        elif alone:
             await asyncio.gather(*(self._send_one(item) for item in alone))
 
     def _goes_in_bulk(self, item: JournalItem) -> bool:

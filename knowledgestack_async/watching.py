@@ -315,10 +315,12 @@ class Watch(Generic[StateT]):
     def _remember(self, id_: str, now: _Known, before: _Known | None) -> None:
         for known, step in ((before, -1), (now, 1)):
             if known is not None:
-                self._counts[known.status or "missing"] += step
+                status = known.status or "missing"
+                self._counts[status] += step
+                if not self._counts[status]:
+                    del self._counts[status]
                 self._finished += step * (known.is_over and known.status is not None)
                 self._missing += step * (known.status is None)
-        self._counts = +self._counts
         self._known[id_] = now
         wanted = set[str]() if self._subscription is None else self._subscription.wanted
         if now.is_over:

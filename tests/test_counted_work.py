@@ -1,9 +1,11 @@
 """What is held by counting rather than by the clock, so that it can't slip unseen on a busy machine."""
 
+import asyncio
 import gc
 import json
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
@@ -100,3 +102,34 @@ async def test_a_walk_takes_few_requests(dialect, more):
             walked = await ks.iter_ingestion_workflows(session)
         assert len(walked) == 10_000
         assert sandbox.request_counts["list_ingestion_workflows"] <= 100 * more
+
+
+@pytest.mark.parametrize("dialect", ["documented", "offset", "system-jobs"])
+async def test_a_tick_that_watches_10_000_takes_a_hundred_requests(dialect):
+    running = {"statuses": {"processing": 1.0}, "pipeline_seconds": (1000.0, 1001.0)}
+    options = {"dialect": dialect, "clock": SteppedClock(), "record": False, "superseded": 0}
+    async with Sandbox(ingestions=10_000, **running, **options) as sandbox:
+        async with sandbox.session(dialect=dialect) as session:
+            watch = ks.watch_ingestions(session, sandbox.store.ids(), interval=0.01)
+            requests = Counter()
+            async with watch:
+                sandbox.before_request = lambda _request: requests.update([watch._poller.ticks])
+                async with asyncio.timeout(60):
+                    while watch._poller.ticks < 3:
+                        await asyncio.sleep(0.01)
+    assert max(requests.values()) <= 102
+    assert requests[1] >= requests[2] >= 100
+
+
+@pytest.mark.parametrize(("dialect", "requests"), [("offset", 1_000), ("system-jobs", 5)])
+async def test_rerunning_what_was_just_read_takes_no_request_but_the_reruns(
+    dialect, requests, tmp_path
+):
+    options = {"dialect": dialect, "clock": SteppedClock(), "record": False, "superseded": 0}
+    async with Sandbox(ingestions=1_000, statuses={"failed": 1.0}, **options) as sandbox:
+        async with sandbox.session(dialect=dialect) as session:
+            failed = await ks.iter_ingestion_workflows(session)
+            before = sandbox.request_counts.copy()
+            async with ks.rerun_ingestions(session, failed, journal=tmp_path / "j") as job:
+                assert (await job.finish()).counts == {"accepted": 1_000}
+        assert (Counter(sandbox.request_counts) - Counter(before)).total() == requests

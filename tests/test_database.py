@@ -79,6 +79,61 @@ async def test_works_that_come_together_share_a_commit(path):
     assert commits < 60
 
 
+async def test_works_of_one_kind_that_come_together_are_done_as_one_and_answered_each(path):
+    database = Database(path, LAYOUT)
+    await database.open()
+    groups: list[list[str]] = []
+
+    def note(connection, texts):
+        groups.append(list(texts))
+        connection.executemany("INSERT INTO note VALUES (?)", [(text,) for text in texts])
+        return [f"noted {text}" for text in texts]
+
+    texts = [str(number) for number in range(200)]
+    told = await asyncio.gather(
+        *(database.run_together(note, text) for text in texts[:100]),
+        database.run(lambda c: c.execute("SELECT count(*) FROM note").fetchone()[0] >= 0),
+        *(database.run_together(note, text) for text in texts[100:]),
+    )
+    assert told == [f"noted {t}" for t in texts[:100]] + [True] + [
+        f"noted {t}" for t in texts[100:]
+    ]
+    assert [text for group in groups for text in group] == await read(database) == texts
+    assert len(groups) < 60
+    await database.close()
+
+
+async def test_a_work_for_many_that_fails_fails_them_all(path):
+    database = Database(path, LAYOUT)
+    await database.open()
+
+    def fail(connection, texts):
+        connection.execute("INSERT INTO note VALUES ('half')")
+        connection.execute("INSERT INTO nothing VALUES (?)", texts)
+
+    told = await asyncio.gather(
+        *(database.run_together(fail, text) for text in "abc"), return_exceptions=True
+    )
+    assert [type(one) for one in told] == [ks.JournalError] * 3
+    await database.close()
+    database = Database(path, LAYOUT)
+    await database.open()
+    assert await read(database) == []
+    await database.close()
+
+
+async def test_what_several_claim_at_once_is_dealt_in_order_and_nothing_twice(path):
+    journal = SqliteJournal(path)
+    await journal.open("https://one.example", {})
+    ids = [f"ingest-{number}" for number in range(10)]
+    await journal.add([(id_, None) for id_ in ids])
+    dealt = await asyncio.gather(*(journal.claim(most) for most in (3, 1, 4, 4, 2)))
+    assert [len(items) for items in dealt] == [3, 1, 4, 2, 0]
+    assert [item.workflow_id for items in dealt for item in items] == ids
+    assert {item.state for items in dealt for item in items} == {ItemState.SENDING}
+    await journal.close()
+
+
 async def test_a_second_one_is_refused_at_once(path):
     first, second = Database(path, LAYOUT), Database(path, LAYOUT)
     await first.open()
@@ -285,10 +340,9 @@ async def test_a_full_disk_stops_a_job_before_anything_more_is_sent(path, monkey
         await journal._database.run(lambda c: c.execute(f"PRAGMA max_page_count = {pages}"))
 
     monkeypatch.setattr(SqliteJournal, "finish_planning", fill_the_disk)
-    async with Sandbox(ingestions=400, statuses={"failed": 1.0}) as box, box.session() as session:
-        box.rewrite_answer = lambda r, body: (
-            body if r.method == "GET" else body | {"message": "x" * 9}
-        )
+    # Each answer names its request, and the journal keeps that name: so it grows.
+    box = Sandbox(ingestions=400, statuses={"completed": 1.0}, dialect="system-jobs")
+    async with box, box.session(dialect="system-jobs") as session:
         job = ks.rerun_ingestions(session, box.store.ids(), journal=path, concurrency=5)
         with pytest.raises(ks.JournalError, match="full"):
             async with job:
