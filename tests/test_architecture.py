@@ -161,7 +161,7 @@ def test_walks_waits_and_bulk_are_handed_what_they_call(name):
         ("aiohttp", {"_transport", "session"}),
         ("backoff", {"_retry"}),
         ("cattrs", {"_structuring"}),
-        ("msgspec", {"_codec", "_structuring", "models"}),
+        ("msgspec", {"_codec", "_journal", "_structuring", "models"}),
         ("click", set()),
         ("rich", set()),
     ],

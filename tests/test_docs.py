@@ -129,6 +129,7 @@ def test_an_example_runs(block, here, capsys):
 
 @pytest.mark.parametrize("block", TESTS, ids=str)
 def test_an_example_of_a_test_passes(block, pytester):
+    pytester.makeini("[pytest]")  # or one that stands above the temporary folder would be taken
     pytester.makepyfile(block.code)
     without = ("cov", "randomly", "hypothesispytest", "cacheprovider", "knowledgestack_async")
     done = pytester.runpytest_inprocess(

@@ -83,6 +83,7 @@ def run(pytester, monkeypatch):
     monkeypatch.setenv("KS_API_KEY", "sk-user-real")
 
     def run(test, *options):
+        pytester.makeini("[pytest]")  # or one that stands above the temporary folder would be taken
         pytester.makepyfile(test)
         return pytester.runpytest_inprocess(*OPTIONS, *options)
 
