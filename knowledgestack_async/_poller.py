@@ -215,6 +215,7 @@ async def read_each(
 async def run_bounded(works: Iterable[Coroutine[Any, Any, None]], most: int = 100) -> None:
     """Run works, so many at a time; the first error ends them all, and comes up by itself."""
     running: set[asyncio.Task[None]] = set()
+    done: set[asyncio.Task[None]] = set()
     pending = iter(works)
     try:
         while True:
@@ -228,6 +229,6 @@ async def run_bounded(works: Iterable[Coroutine[Any, Any, None]], most: int = 10
     finally:
         for task in running:
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.gather(*done, *running, return_exceptions=True)
         for work in pending:
             work.close()

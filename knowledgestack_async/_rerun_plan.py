@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from datetime import UTC, datetime
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 from uuid import UUID
 
 import attrs
@@ -14,11 +14,23 @@ from ._clock import Clock
 from ._journal import ItemState, Journal, JournalItem
 from ._poller import run_bounded
 from ._upstream import Upstream
-from .errors import NotFound
+from .errors import (
+    ConnectionFailed,
+    ConnectionLost,
+    DeadlineExceeded,
+    InvalidResponse,
+    NotFound,
+    QuotaExceeded,
+    RequestError,
+    ServerError,
+    TooManyRequests,
+    Unauthorized,
+)
 from .models import WorkflowSummaryResponse
 
 __all__ = ["Source", "plan", "settle"]
 
+T = TypeVar("T")
 Target: TypeAlias = str | UUID | WorkflowSummaryResponse
 Source: TypeAlias = Iterable[Target] | AsyncIterable[Target]
 
@@ -27,8 +39,23 @@ PAGE = 100
 
 IsNewer = Callable[[WorkflowSummaryResponse, Baseline], bool]
 
+Pause = Callable[[str], Awaitable[bool]]
+"""Waits until the server answers again; False where waiting is of no use."""
 
-async def plan(journal: Journal, upstream: Upstream, source: Source) -> None:
+ROUNDS = 10
+"""So often what fails is read again, once the server answers."""
+
+_MAY_PASS = (
+    ConnectionFailed,
+    ConnectionLost,
+    DeadlineExceeded,
+    InvalidResponse,
+    ServerError,
+    TooManyRequests,
+)
+
+
+async def plan(journal: Journal, upstream: Upstream, source: Source, pause: Pause) -> None:
     """Write every target down, with what it was like before.
 
     Raises:
@@ -45,7 +72,7 @@ async def plan(journal: Journal, upstream: Upstream, source: Source) -> None:
             await journal.add(chunk)
             chunk = []
     await journal.add(chunk)
-    await _find_baselines(journal, upstream)
+    await _find_baselines(journal, upstream, pause)
     await journal.finish_planning()
 
 
@@ -69,23 +96,26 @@ async def _each(source: Source) -> AsyncIterator[Target]:
             yield target
 
 
-async def _find_baselines(journal: Journal, upstream: Upstream) -> None:
+async def _patiently(read: Callable[[], Awaitable[T]], pause: Pause) -> T:
+    """Read something in spite of noise and outages; what fails though the server answers comes up."""
+    for _ in range(ROUNDS):
+        try:
+            return await read()
+        except _MAY_PASS as error:
+            if isinstance(error, QuotaExceeded) or not await pause(error.message):
+                raise
+    return await read()
+
+
+async def _find_baselines(journal: Journal, upstream: Upstream, pause: Pause) -> None:
     """By a sweep of the list where that costs less, else one by one."""
     bare = {item.workflow_id async for item in journal.items() if item.baseline is None}
-    if bare and len(bare) > await upstream.count() / PAGE:
-        found: dict[str, Baseline] = {}
-        async for summary in upstream.walk():
-            if summary.workflow_id in bare:
-                bare.discard(summary.workflow_id)
-                found[summary.workflow_id] = baseline_of(summary)
-                if len(found) == CHUNK:
-                    await journal.set_baselines(found)
-                    found = {}
-        await journal.set_baselines(found)
+    if bare and len(bare) > await _patiently(upstream.count, pause) / PAGE:
+        await _patiently(lambda: _sweep_baselines(journal, upstream, bare), pause)
 
     async def find(workflow_id: str) -> None:
         try:
-            summary = await upstream.read(workflow_id)
+            summary = await _patiently(lambda: upstream.read(workflow_id), pause)
         except NotFound as error:
             refused = JournalItem(
                 workflow_id=workflow_id,
@@ -101,6 +131,20 @@ async def _find_baselines(journal: Journal, upstream: Upstream) -> None:
     await run_bounded(find(one) for one in sorted(bare))
 
 
+async def _sweep_baselines(journal: Journal, upstream: Upstream, bare: set[str]) -> None:
+    """Write down what the list shows of these, and take them out."""
+    found: dict[str, Baseline] = {}
+    async for summary in upstream.walk():
+        if summary.workflow_id in bare:
+            found[summary.workflow_id] = baseline_of(summary)
+            if len(found) == CHUNK:
+                await journal.set_baselines(found)
+                bare.difference_update(found)
+                found = {}
+    await journal.set_baselines(found)
+    bare.difference_update(found)
+
+
 async def settle(
     journal: Journal,
     upstream: Upstream,
@@ -109,6 +153,7 @@ async def settle(
     resend: bool,
     settle_after: float,
     clock: Clock,
+    pause: Pause,
 ) -> list[JournalItem]:
     """Find out, where that can be proved, what came of reruns whose answer nobody read.
 
@@ -124,9 +169,11 @@ async def settle(
 
     async def look(item: JournalItem) -> JournalItem:
         try:
-            now = await upstream.read(item.workflow_id)
-        except NotFound as gone:
-            return attrs.evolve(item, state=ItemState.UNKNOWN, error=gone.message)
+            now = await _patiently(lambda: upstream.read(item.workflow_id), pause)
+        except (Unauthorized, QuotaExceeded):
+            raise
+        except RequestError as error:
+            return attrs.evolve(item, state=ItemState.UNKNOWN, error=error.message)
         if item.baseline is not None and is_newer(now, item.baseline):
             return attrs.evolve(item, state=ItemState.ACCEPTED, code=None, error=None)
         reason = item.error or "the answer was never read"

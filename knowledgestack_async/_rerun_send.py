@@ -259,7 +259,7 @@ class Sender:
             self._strikes += 1
             is_away = isinstance(error, ConnectionFailed) or self._upstream.is_exhausted
             if is_away or self._strikes >= self.STRIKES:
-                await self._pause(reason)
+                await self.pause(reason)
 
     async def _settle(self, items: Sequence[JournalItem]) -> None:
         """Write down where items are now, and tell of those that have their outcome."""
@@ -275,10 +275,15 @@ class Sender:
                 await self._on_done(item)
         self._changed.set()
 
-    async def _pause(self, why: str) -> None:
-        """Hold everybody back until the server answers again; one asks, the others wait."""
+    async def pause(self, why: str) -> bool:
+        """Hold everybody back until the server answers again; one asks, the others wait.
+
+        Returns:
+            Whether to go on: False if it is stopped.
+        """
         if self.paused_by is not None:
-            return
+            await self._go.wait()
+            return self.stopped_by is None
         self.paused_by = why
         self._go.clear()
         wait = 0.25 * 2 ** min(self._strikes, 3)
@@ -289,10 +294,11 @@ class Sender:
                 )
                 wait *= 2
                 if await self._is_back():
-                    return
+                    break
         finally:
             self.paused_by = None
             self._go.set()
+        return self.stopped_by is None
 
     async def _is_back(self) -> bool:
         try:

@@ -114,6 +114,7 @@ class RerunJob:
         self._followed: dict[str, JournalItem] = {}
         self._all_ended = asyncio.Event()
         self._work: asyncio.Task[None] | None = None
+        self._has_begun = False
         self._is_exhausted = False
         self._counts: Counter[ItemState] = Counter()
         self._endings: deque[float] = deque()
@@ -139,6 +140,8 @@ class RerunJob:
             return
         if not work.done():
             self._sender.stop("it was left before its end")
+        if not self._has_begun:
+            work.cancel()  # nothing was sent: there is nothing on its way to be waited for
         self._all_ended.set()
         try:
             while not work.done():
@@ -215,7 +218,7 @@ class RerunJob:
         try:
             news: list[JournalItem] = []
             if not await self._journal.is_planned():
-                await plan(self._journal, self._upstream, self._source)
+                await plan(self._journal, self._upstream, self._source, self._sender.pause)
                 news = [item async for item in self._journal.items(ItemState.REFUSED)]
             settings = self._settings
             news += await settle(
@@ -225,7 +228,9 @@ class RerunJob:
                 resend=settings.resend_unknown,
                 settle_after=settings.settle_after,
                 clock=self._clock,
+                pause=self._sender.pause,
             )
+            self._has_begun = True
             self._counts = Counter(await self._journal.counts())
             await self._tell_news(news)
             self._publish(is_over=False)

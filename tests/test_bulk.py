@@ -611,3 +611,84 @@ async def test_killed_with_sigkill_nothing_is_lost_or_sent_twice(point, path):
 
 async def test_killed_during_a_bulk_call_nothing_is_lost_or_sent_twice(path):
     await kill_and_resume(path, "random", seed=2, dialect="system-jobs")
+
+
+async def leave_unknown(box: Sandbox, session: ks.Session, path, ids: list[str]) -> None:
+    """All are rerun, and nobody knows."""
+    lost = box.faults.add(Fault("reset", route="rerun_ingestion_workflow", when="after"))
+    async with ks.rerun_ingestions(session, ids, journal=path) as job:
+        assert (await job.finish()).counts == {"unknown": len(ids)}
+    lost.remove()
+
+
+async def test_noise_and_an_outage_dont_end_settling(path):
+    async with failed_box(150) as box, box.session(clock=FakeClock()) as session:
+        await leave_unknown(box, session, path, list(box.store.ids()))
+        box.faults.add(Fault("status", status=503, probability=0.3))
+        outage = box.faults.add(Fault("status", status=502, after=60))
+        async with ks.rerun_ingestions(session, [], journal=path) as job:
+            while job.progress.paused is None or outage.fired < 20:
+                await asyncio.sleep(0.001)
+            outage.remove()
+            assert (await job.finish()).counts == {"accepted": 150}
+
+
+@pytest.mark.parametrize("count", [3, 150])
+async def test_noise_and_an_outage_dont_end_planning(path, count):
+    async with failed_box(450) as box, box.session(clock=FakeClock()) as session:
+        ids = list(box.store.ids())[:count]
+        box.faults.add(Fault("status", status=503, probability=0.3))
+        outage = box.faults.add(Fault("status", status=502))
+        async with ks.rerun_ingestions(session, ids, journal=path) as job:
+            while job.progress.paused is None or outage.fired < 10:
+                await asyncio.sleep(0.001)
+            assert box.effects == []
+            outage.remove()
+            assert (await job.finish()).counts == {"accepted": count}
+
+
+@pytest.mark.parametrize("status", [403, 500])
+async def test_what_cant_be_read_stays_unknown_and_ends_nothing(path, status):
+    async with failed_box(20) as box, box.session(clock=FakeClock()) as session:
+        ids = list(box.store.ids())
+        await leave_unknown(box, session, path, ids)
+        box.faults.add(Fault("status", status=status, id=ids[7]))
+        async with ks.rerun_ingestions(session, [], journal=path) as job:
+            report = await job.finish()
+    assert report.counts == {"accepted": 19, "unknown": 1}
+    assert report.unknown == (ids[7],)
+
+
+@pytest.mark.parametrize("fault", [{"status": 401}, {"status": 429, "code": "quota_exceeded"}])
+async def test_what_waiting_doesnt_help_ends_settling(path, fault):
+    async with failed_box(20) as box, box.session(clock=FakeClock()) as session:
+        await leave_unknown(box, session, path, list(box.store.ids()))
+        box.faults.add(Fault("status", **fault))
+        async with ks.rerun_ingestions(session, [], journal=path) as job:
+            with pytest.raises((ks.Unauthorized, ks.QuotaExceeded)):
+                await job.finish()
+    assert job.report.counts == {"unknown": 20}
+
+
+async def test_a_key_that_goes_bad_in_an_outage_stops_the_job(path):
+    async with failed_box(20) as box, box.session(clock=FakeClock()) as session:
+        await leave_unknown(box, session, path, list(box.store.ids()))
+        box.faults.add(Fault("status", status=503, route="get*"))
+        box.faults.add(Fault("status", status=401, route="list*"))
+        async with ks.rerun_ingestions(session, [], journal=path) as job:
+            report = await job.finish()
+    assert "401" in report.stopped_by
+    assert report.counts == {"unknown": 20}
+
+
+async def test_a_job_that_waits_before_it_sends_is_left_at_once(path):
+    async with failed_box(20) as box, box.session(clock=FakeClock()) as session:
+        box.faults.add(Fault("status", status=503))
+        async with asyncio.timeout(10):
+            async with ks.rerun_ingestions(session, box.store.ids(), journal=path) as job:
+                while job.progress.paused is None:
+                    await asyncio.sleep(0.001)
+        assert job.report.counts == {"planned": 20}
+        box.faults.clear()
+        async with ks.rerun_ingestions(session, box.store.ids(), journal=path) as job:
+            assert (await job.finish()).counts == {"accepted": 20}
