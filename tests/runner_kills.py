@@ -70,6 +70,12 @@ async def kill_runners(sandbox: Sandbox, home: Path, *, kills: int, lanes: int, 
             group.create_task(lane())
 
 
+def count_decided(home: Path) -> int:
+    """How many outcomes were decided and written down so far."""
+    log = home / "log"
+    return len(log.read_text().splitlines()) if log.exists() else 0
+
+
 async def check_nothing_is_lost(sandbox: Sandbox, home: Path) -> int:
     """Deliver what is left; every outcome that was on the disk is the server's. How many those were."""
     sandbox.faults.clear()
