@@ -166,7 +166,7 @@ class Poller(Generic[StateT]):
     async def _serve(self, after: asyncio.Task[None] | None) -> None:
         if after is not None:
             await asyncio.wait([after])
-        while True:
+        while self._subscriptions:
             self._changed.clear()
             now = self._clock.now()
             if min(one.due_at for one in self._subscriptions) > now:

@@ -14,6 +14,7 @@ import attrs
 
 from ._poller import Deliver, Observation, read_each, run_bounded
 from ._windows import Window
+from .errors import KnowledgeStackError
 from .models import WorkflowSummaryResponse
 
 __all__ = ["FetchWindow", "IngestionReader"]
@@ -51,7 +52,7 @@ class _Sweep:
 
     seen_until: datetime | None
     most: int = 0
-    ids: set[str] = attrs.field(factory=set)
+    ids: set[str] = attrs.field(factory=set[str])
 
     def add(self, window: Window[WorkflowSummaryResponse]) -> None:
         """It has shown this as well."""
@@ -162,12 +163,20 @@ class IngestionReader:
         if left is not None and len(rest) >= len(left):
             return sweep
 
+        troubles: list[KnowledgeStackError] = []
+
         async def read(start: int) -> None:
-            window = await self._fetch(start, first.size, filters)
-            self._deliver(window, deliver)
-            sweep.add(window)
+            try:
+                window = await self._fetch(start, first.size, filters)
+            except KnowledgeStackError as error:
+                troubles.append(error)  # what the other pages tell is taken all the same
+            else:
+                self._deliver(window, deliver)
+                sweep.add(window)
 
         await run_bounded(read(start) for start in rest)
+        if troubles:
+            raise troubles[0]
         return sweep
 
     def _note(self, filters: Mapping[str, Any], total: int) -> None:

@@ -16,7 +16,6 @@ from knowledgestack_async._poller import Observation
 from knowledgestack_async.sandbox import Fault, Sandbox, SteppedClock
 from support import KEY, Stepping, ids_of
 
-
 ACTIVE = {"statuses": {"processing": 1.0}, "superseded": 0, "pipeline_seconds": (2.0, 60.0)}
 
 
