@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextvars import Context
+from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
@@ -42,11 +43,20 @@ class Reader(Protocol[StateT]):
     """Looks up what is wanted."""
 
     async def read(
-        self, wanted: frozenset[str], deliver: Deliver[StateT], *, everything: bool
-    ) -> None:
+        self,
+        wanted: frozenset[str],
+        deliver: Deliver[StateT],
+        *,
+        everything: bool,
+        since: datetime | None,
+    ) -> datetime | None:
         """Look up these ids, or everything and these ids, and deliver what is found as it comes.
 
-        Every wanted id is delivered at least once, with its state or an error.
+        Every wanted id is delivered at least once, with its state or an error. Of everything what
+        didn't change since a time may be left out.
+
+        Returns:
+            Since when to ask for everything next time; None: for all of it.
 
         Raises:
             KnowledgeStackError: It can't be looked up now.
@@ -82,6 +92,7 @@ class Subscription(Generic[StateT]):
         self.pace = pace
         self.interval = pace.first
         self.due_at = now
+        self.seen_until: datetime | None = None
 
     def schedule(self, now: float, pause: float, chance: Chance) -> None:
         """Be due again after an interval, a longer one from time to time, but not during a pause."""
@@ -129,17 +140,20 @@ class Poller(Generic[StateT]):
         subscription = Subscription(wanted, everything, on_observation, on_tick, pace, now)
         self._subscriptions.append(subscription)
         self._changed.set()
-        if self._loop_task is None:
+        if len(self._subscriptions) == 1:
             # Started by whoever comes first, it works for all: it inherits nobody's context.
+            serving = self._serve(after=self._loop_task)
             loop = asyncio.get_running_loop()
-            self._loop_task = loop.create_task(self._serve(), context=Context())
+            self._loop_task = loop.create_task(serving, context=Context())
         return subscription
 
     def unsubscribe(self, subscription: Subscription[StateT]) -> None:
-        """Be told no more."""
+        """Be told no more; when the last one goes, so does what is asked for."""
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
             self._changed.set()
+            if not self._subscriptions and self._loop_task is not None:
+                self._loop_task.cancel()
 
     async def close(self) -> None:
         """End the loop."""
@@ -149,7 +163,9 @@ class Poller(Generic[StateT]):
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _serve(self) -> None:
+    async def _serve(self, after: asyncio.Task[None] | None) -> None:
+        if after is not None:
+            await asyncio.wait([after])
         while self._subscriptions:
             self._changed.clear()
             now = self._clock.now()
@@ -164,7 +180,6 @@ class Poller(Generic[StateT]):
                     if one.due_at <= now + self.TAKE_ALONG * one.interval
                 ]
             )
-        self._loop_task = None
 
     async def _sleep_until_due(self, now: float) -> None:
         seconds = min(one.due_at for one in self._subscriptions) - now
@@ -185,11 +200,17 @@ class Poller(Generic[StateT]):
                 if one.everything or observation.id in one.wanted:
                     one.on_observation(observation)
 
+        whole = [one for one in due if one.everything]
+        seen = [one.seen_until for one in whole if one.seen_until is not None]
+        since = min(seen) if seen and len(seen) == len(whole) else None
         trouble: KnowledgeStackError | None = None
         try:
-            await self._reader.read(wanted, deliver, everything=any(one.everything for one in due))
+            reached = await self._reader.read(wanted, deliver, everything=bool(whole), since=since)
         except KnowledgeStackError as error:
             trouble = error
+        else:
+            for one in whole:
+                one.seen_until = reached
         now, pause = self._clock.now(), self._pause()
         for one in due:
             one.schedule(now, pause, self._chance)

@@ -14,6 +14,7 @@ import attrs
 
 from ._poller import Deliver, Observation, read_each, run_bounded
 from ._windows import Window
+from .errors import KnowledgeStackError
 from .models import WorkflowSummaryResponse
 
 __all__ = ["FetchWindow", "IngestionReader"]
@@ -37,6 +38,31 @@ class _Counts:
 
     all: int | None = None
     active: int | None = None
+
+
+@attrs.define
+class _Sweep:
+    """What a sweep has shown.
+
+    Attributes:
+        seen_until: All that changed before this time was there to be seen when the sweep began.
+        most: How many items the list had, at its longest.
+        ids: Those that were shown.
+    """
+
+    seen_until: datetime | None
+    most: int = 0
+    ids: set[str] = attrs.field(factory=set[str])
+
+    def add(self, window: Window[WorkflowSummaryResponse]) -> None:
+        """It has shown this as well."""
+        self.most = max(self.most, window.total)
+        self.ids.update(item.workflow_id for item in window.items)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no item can have slipped from a page that was not read yet to one that was."""
+        return len(self.ids) >= self.most
 
 
 class IngestionReader:
@@ -72,8 +98,14 @@ class IngestionReader:
         deliver: Deliver[WorkflowSummaryResponse],
         *,
         everything: bool,
-    ) -> None:
-        """Look up these ingestions, or all and these."""
+        since: datetime | None,
+    ) -> datetime | None:
+        """Look up these ingestions, or all that changed since a time and these.
+
+        Returns:
+            Since when to ask for all next time. It goes on only when all was seen: a sweep that
+            failed, or that an item may have slipped through, is made again from where it began.
+        """
         left = set(wanted)
 
         def find(observation: Observation[WorkflowSummaryResponse]) -> None:
@@ -81,17 +113,19 @@ class IngestionReader:
                 left.discard(observation.id)
                 deliver(observation)
 
-        sweeps = self._plan_everything() if everything else self._plan(len(left))
-        for filters in sweeps:
+        reached = since
+        for filters in self._plan_everything(since) if everything else self._plan(len(left)):
             if everything or len(left) > 1:
-                await self._sweep(filters, None if everything else left, find)
+                sweep = await self._sweep(filters, None if everything else left, find)
+                reached = sweep.seen_until if sweep.is_complete else since
         await read_each(self._get, sorted(left), find)
+        return reached
 
-    def _plan_everything(self) -> list[dict[str, Any]]:
-        """The sweeps that show all there is at first, and later all that may have changed."""
-        if not self._can_filter() or self._newest is None:
+    def _plan_everything(self, since: datetime | None) -> list[dict[str, Any]]:
+        """The sweeps that show all there is, or all that may have changed."""
+        if since is None or not self._can_filter():
             return [{}]
-        return [{"status": ACTIVE}, self._changed()]
+        return [{"status": ACTIVE}, {"updated_after": since}]
 
     def _plan(self, wanted: int) -> list[dict[str, Any]]:
         """The sweeps to make, each for what the one before left over; the last is got one by one."""
@@ -103,10 +137,8 @@ class IngestionReader:
             return []
         if self._counts.active is not None and self._counts.active == self._counts.all:
             return [{}]
-        return [{"status": ACTIVE}, self._changed(), {}]
-
-    def _changed(self) -> dict[str, Any]:
-        return {} if self._newest is None else {"updated_after": self._newest - self.MARGIN}
+        changed = {} if self._newest is None else {"updated_after": self._newest - self.MARGIN}
+        return [{"status": ACTIVE}, changed, {}]
 
     def _pages(self, count: int | None) -> int:
         return 1 if count is None else -(-count // self.PAGE)
@@ -116,7 +148,7 @@ class IngestionReader:
         filters: dict[str, Any],
         left: set[str] | None,
         deliver: Deliver[WorkflowSummaryResponse],
-    ) -> None:
+    ) -> _Sweep:
         """Read a part of the list; no more than a page where reading what is left singly costs less.
 
         Pages are read at the same time and may miss an item that moves between two of them; whoever
@@ -125,14 +157,27 @@ class IngestionReader:
         first = await self._fetch(0, self.PAGE, filters)
         self._note(filters, first.total)
         self._deliver(first, deliver)
+        sweep = _Sweep(None if self._newest is None else self._newest - self.MARGIN)
+        sweep.add(first)
         rest = range(first.size, first.total, first.size)
         if left is not None and len(rest) >= len(left):
-            return
+            return sweep
+
+        troubles: list[KnowledgeStackError] = []
 
         async def read(start: int) -> None:
-            self._deliver(await self._fetch(start, first.size, filters), deliver)
+            try:
+                window = await self._fetch(start, first.size, filters)
+            except KnowledgeStackError as error:
+                troubles.append(error)  # what the other pages tell is taken all the same
+            else:
+                self._deliver(window, deliver)
+                sweep.add(window)
 
         await run_bounded(read(start) for start in rest)
+        if troubles:
+            raise troubles[0]
+        return sweep
 
     def _note(self, filters: Mapping[str, Any], total: int) -> None:
         if not filters:

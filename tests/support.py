@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import attrs
 import pytest
 
-from knowledgestack_async.sandbox import Sandbox
+from knowledgestack_async.sandbox import Sandbox, SteppedClock
 from knowledgestack_async.sandbox.records import Filters
 
 KEY = "sk-user-canary-7f3a9"
@@ -78,6 +78,25 @@ class FakeClock:
             if self.once:
                 self.patience = 5.0
             raise
+
+
+class Stepping:
+    """A session's clock: each of its sleeps moves the sandbox's time too."""
+
+    def __init__(self, box_clock: SteppedClock) -> None:
+        self.box_clock = box_clock
+        self.time = 0.0
+
+    def now(self) -> float:
+        return self.time
+
+    async def sleep(self, seconds: float) -> None:
+        self.time += seconds
+        self.box_clock.advance(seconds)
+        await asyncio.sleep(0)
+
+    def timeout(self, seconds: float | None):
+        return asyncio.timeout(None if seconds is None else 30)
 
 
 @attrs.define

@@ -14,8 +14,8 @@ import knowledgestack_async as ks
 from bulk_kills import POINTS, kill_and_resume
 from knowledgestack_async._journal import ItemState, JournalItem, SqliteJournal
 from knowledgestack_async.rerun_report import RerunReport, cause_of
-from knowledgestack_async.sandbox import Fault, Sandbox
-from support import KEY, FakeClock, ids_of, run_id_of
+from knowledgestack_async.sandbox import Fault, Sandbox, SteppedClock
+from support import KEY, FakeClock, Stepping, ids_of, run_id_of
 
 DIALECTS = ("documented", "offset", "system-jobs")
 
@@ -258,7 +258,8 @@ async def test_a_wait_that_was_interrupted_goes_on(path):
 
 @pytest.mark.parametrize("dialect", ["documented", "system-jobs"])
 async def test_the_workflows_running_on_the_servers_side_are_capped(dialect, path):
-    async with failed_box(60, dialect=dialect, speed=60) as box:
+    box_clock = SteppedClock()
+    async with failed_box(60, dialect=dialect, clock=box_clock, pipeline_seconds=(2, 30)) as box:
         most = 0
 
         def look(request) -> None:
@@ -269,7 +270,7 @@ async def test_the_workflows_running_on_the_servers_side_are_capped(dialect, pat
                 most = max(most, running + len(asked))
 
         box.before_request = look
-        async with box.session() as session:
+        async with box.session(clock=Stepping(box_clock)) as session:
             failed = await ks.iter_ingestion_workflows(session)
             async with ks.rerun_ingestions(session, failed, journal=path, max_in_flight=15) as job:
                 report = await job.finish()
@@ -278,7 +279,8 @@ async def test_the_workflows_running_on_the_servers_side_are_capped(dialect, pat
 
 
 async def test_what_an_earlier_go_started_counts_as_running(path):
-    async with failed_box(60, speed=20) as box:
+    box_clock = SteppedClock()
+    async with failed_box(60, clock=box_clock, pipeline_seconds=(2, 30)) as box:
         running = []
 
         def look(request) -> None:
@@ -286,7 +288,7 @@ async def test_what_an_earlier_go_started_counts_as_running(path):
                 running.append(len(ids_of(box, "pending")) + len(ids_of(box, "processing")))
 
         box.before_request = look
-        async with box.session() as session:
+        async with box.session(clock=Stepping(box_clock)) as session:
             ids = list(box.store.ids())
             async with ks.rerun_ingestions(session, ids, journal=path, max_in_flight=15) as job:
                 for _ in range(10):

@@ -14,27 +14,7 @@ import pytest
 import knowledgestack_async as ks
 from knowledgestack_async._poller import Observation
 from knowledgestack_async.sandbox import Fault, Sandbox, SteppedClock
-from support import KEY
-
-
-class Stepping:
-    """A session's clock: each of its sleeps moves the sandbox's time too."""
-
-    def __init__(self, box_clock: SteppedClock) -> None:
-        self.box_clock = box_clock
-        self.time = 0.0
-
-    def now(self) -> float:
-        return self.time
-
-    async def sleep(self, seconds: float) -> None:
-        self.time += seconds
-        self.box_clock.advance(seconds)
-        await asyncio.sleep(0)
-
-    def timeout(self, seconds: float | None):
-        return asyncio.timeout(None if seconds is None else 30)
-
+from support import KEY, Stepping, ids_of
 
 ACTIVE = {"statuses": {"processing": 1.0}, "superseded": 0, "pipeline_seconds": (2.0, 60.0)}
 
@@ -444,3 +424,66 @@ async def test_a_summary_tells_whether_all_were_looked_at(session):
         assert watch.summary.total == 50
     async with ks.watch_ingestions(session, []) as nothing:
         assert nothing.summary.is_complete
+
+
+HALF_FAILED = {"statuses": {"processing": 0.5, "failed": 0.5}, "pipeline_seconds": (5.0, 100.0)}
+
+
+async def test_a_watch_of_everything_sees_everything_beside_another_watch():
+    box, clock = stepped_box(300, dialect="system-jobs", **HALF_FAILED)
+    async with box, box.session(clock=clock) as session:
+        final = Counter()
+        async with ks.watch_ingestions(session, box.store.ids()) as some:
+            for _ in range(200):
+                await anext(some)
+            async with ks.watch_ingestions(session, deadline=400) as everything:
+                async for change in everything:
+                    final[change.workflow_id] += change.is_final
+        assert final == Counter(box.store.ids())
+
+
+async def test_a_watch_of_everything_misses_nothing_while_its_sweeps_fail_and_items_come_and_go():
+    box, clock = stepped_box(600, dialect="system-jobs", **HALF_FAILED, seed=3)
+    rng = random.Random(3)
+    async with box, box.session(clock=clock, retry=ks.RetryPolicy(tries=1)) as session:
+        box.faults.add(Fault("status", route="list*", status=500, probability=0.3))
+        doomed = rng.sample(box.store.ids(), 100)
+
+        def churn(_request: object) -> None:
+            if doomed:
+                box.store.remove_ingestion(doomed.pop())
+                box.store.add_ingestion()
+
+        box.before_request = churn
+        final = Counter()
+        async with ks.watch_ingestions(session, deadline=600) as watch:
+            async for change in watch:
+                final[change.workflow_id] += change.is_final
+        ids = box.store.ids()
+    assert {one: final[one] for one in ids} == dict.fromkeys(ids, 1)
+
+
+async def test_leaving_a_watch_ends_what_it_asks_for(sandbox):
+    sandbox.faults.add(Fault("silence", after=3))
+    ids = ids_of(sandbox, "processing")[:3]
+    async with sandbox.session() as session:
+        level = len(asyncio.all_tasks())
+        async with ks.watch_ingestions(session, ids) as watch:
+            await anext(watch)
+            while session.stats.in_flight < 3:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        assert session.stats.in_flight == 0
+        assert len(asyncio.all_tasks()) <= level + 4  # the sandbox's own, of its connections
+        sandbox.faults.clear()
+        async with ks.watch_ingestions(session, ids, deadline=5) as watch:
+            assert (await anext(watch)).current
+
+
+async def test_whoever_comes_while_the_last_one_leaves_is_served(sandbox, session):
+    ids = sandbox.store.ids()[:3]
+    for _ in range(5):
+        async with ks.watch_ingestions(session, ids):
+            await asyncio.sleep(0)
+    async with ks.watch_ingestions(session, ids) as watch:
+        assert (await anext(watch)).workflow_id in ids

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
 from typing import Any, TypeVar
 
 from .._poller import Deliver, Poller, Reader, read_each
@@ -30,9 +31,14 @@ class _EachReader(Reader[StateT]):
         self._get = get
 
     async def read(
-        self, wanted: frozenset[str], deliver: Deliver[StateT], *, everything: bool
+        self,
+        wanted: frozenset[str],
+        deliver: Deliver[StateT],
+        *,
+        everything: bool,
+        since: datetime | None,
     ) -> None:
-        del everything
+        del everything, since
         await read_each(self._get, sorted(wanted), deliver)
 
 
