@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime
 
-import attrs
+import msgspec
 
 from .models import IngestionStatus
 
 __all__ = ["Baseline"]
 
 
-@attrs.frozen(kw_only=True)
-class Baseline:
+class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     """What an ingestion was like before the rerun, to tell the new run's outcome from the old one's."""
 
     status: str

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, cast
 from urllib.parse import urlencode
 
-import attrs
+import msgspec
 
 from .errors import ConfigurationError
 from .models import PaginatedResponse
@@ -36,16 +36,14 @@ class Route(StrEnum):
     RUN_CALLBACK = "run_callback"
 
 
-@attrs.frozen
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """Where a request goes: a path below the base URL, and the query."""
 
     path: str
     query: str = ""
 
 
-@attrs.frozen
-class Paging:
+class Paging(msgspec.Struct, frozen=True):
     """How a list is asked for a window of itself.
 
     Attributes:
@@ -65,8 +63,7 @@ class Paging:
         return {self.place: str(place), self.size: str(size)}
 
 
-@attrs.frozen(kw_only=True)
-class Dialect:
+class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     """One generation of the API.
 
     Attributes:
@@ -82,7 +79,7 @@ class Dialect:
     name: str
     paths: Mapping[Route, str]
     paging: Paging
-    filters: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    filters: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
     newest_last: tuple[str, str] | None = None
     bulk_limit: int | None = None
     largest_window: int = 100

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any, Generic, TypeVar
 
-import attrs
+import msgspec
 
 from . import errors
 from ._clock import Clock
@@ -32,8 +32,7 @@ FOREVER = float("inf")
 _JSON_BODY = {"Content-Type": "application/json"}
 
 
-@attrs.frozen
-class Done(Generic[T]):
+class Done(msgspec.Struct, Generic[T], frozen=True):
     """What came of a call.
 
     Attributes:
@@ -49,8 +48,7 @@ class Done(Generic[T]):
     request_id: str | None = None
 
 
-@attrs.define
-class _Progress:
+class _Progress(msgspec.Struct):
     """What happened to one call so far."""
 
     deadline_at: float
@@ -322,7 +320,7 @@ def _without(secrets: Collection[object], answer: Answer) -> Answer:
     """An answer as an error may show it."""
     for secret in secrets:
         if isinstance(secret, Secret):
-            answer = attrs.evolve(answer, body=secret.hide_in(answer.body))
+            answer = msgspec.structs.replace(answer, body=secret.hide_in(answer.body))
     return answer
 
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Self, cast
 from uuid import UUID
 
-import attrs
+import msgspec
 
 from ._dialects import Dialect
 from .errors import ConfigurationError
@@ -18,8 +18,7 @@ __all__ = ["ListFilters"]
 _TYPES = {"name_like": str, "latest_version_only": bool, "oldest_first": bool}
 
 
-@attrs.frozen(kw_only=True)
-class ListFilters:
+class ListFilters(msgspec.Struct, frozen=True, kw_only=True):
     """The filters of one walk; false if there are none.
 
     ``statuses`` and the times are applied to the items here where the server doesn't have them. The
@@ -69,9 +68,9 @@ class ListFilters:
     def wire(self) -> dict[str, Any]:
         """The filters by their names, as a dialect takes them."""
         named: dict[str, Any] = {
-            field.name: getattr(self, field.name)
-            for field in attrs.fields(type(self))
-            if field.name != "statuses" and getattr(self, field.name) not in {None, False}
+            name: value
+            for name, value in msgspec.structs.asdict(self).items()
+            if name != "statuses" and value not in {None, False}
         }
         return named | ({"status": self.statuses} if self.statuses else {})
 
@@ -111,7 +110,9 @@ class ListFilters:
         if self.oldest_first or "created_before" not in dialect.filters:
             return self
         fence = first.created_at + timedelta(microseconds=1)
-        return attrs.evolve(self, created_before=min(fence, self.created_before or fence))
+        return msgspec.structs.replace(
+            self, created_before=min(fence, self.created_before or fence)
+        )
 
 
 def _is_since(moment: datetime, start: datetime | None) -> bool:

@@ -7,7 +7,7 @@ from collections import deque
 from contextvars import Context
 from math import inf
 
-import attrs
+import msgspec
 
 from ._checks import check_count
 from ._clock import Clock
@@ -18,8 +18,7 @@ from .errors import ConfigurationError, SessionError
 __all__ = ["Governor", "Slot"]
 
 
-@attrs.frozen
-class Slot:
+class Slot(msgspec.Struct, frozen=True):
     """The right to have one request in flight. ``epoch`` tells which cut of the limit it came after."""
 
     epoch: int

@@ -11,7 +11,7 @@ from contextvars import Context
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
-import attrs
+import msgspec
 
 from ._clock import Clock
 from ._retry import Chance
@@ -22,8 +22,7 @@ __all__ = ["Observation", "Pace", "Poller", "Reader", "Subscription", "read_each
 StateT = TypeVar("StateT")
 
 
-@attrs.frozen
-class Observation(Generic[StateT]):
+class Observation(msgspec.Struct, Generic[StateT], frozen=True):
     """What a tick found out about one id: its state, or that there is none, or what went wrong."""
 
     id: str
@@ -64,8 +63,7 @@ class Reader(Protocol[StateT]):
         ...
 
 
-@attrs.frozen(kw_only=True)
-class Pace:
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """How often to look: at ``first`` seconds, then less and less often, up to ``longest``."""
 
     first: float = 0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
+import msgspec
 
 from . import errors
 from ._dialects import Target
@@ -17,8 +17,7 @@ __all__ = ["Problem", "call_facts", "make_error"]
 _LOOK_FIRST = "Look at its state before you send it again: it may run twice."
 
 
-@attrs.frozen
-class Problem:
+class Problem(msgspec.Struct, frozen=True):
     """Why a try failed, and what it tells about the next one."""
 
     fault: Fault

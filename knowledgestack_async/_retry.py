@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Protocol
 
 import attrs
-import backoff
+import msgspec
 
 from ._checks import check_count, check_seconds
 from ._wire import Answer, is_quota_refusal
@@ -88,6 +88,8 @@ class RetryPolicy:
 
     def ceiling(self, tries: int) -> float:
         """The longest wait after so many tries, in seconds."""
+        import backoff  # noqa: PLC0415 - most programs never come here
+
         delays = backoff.expo(base=2, factor=self.base_delay, max_value=self.max_delay)
         return float(next(islice(delays, tries, None)))  # the first one is None
 
@@ -122,8 +124,7 @@ class RetryBudget:
         self._tokens = min(self.CAPACITY, self._tokens + (retries or self.REFILL))
 
 
-@attrs.frozen
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """Whether to send again: after so many seconds, or not (None), and why not."""
 
     wait: float | None

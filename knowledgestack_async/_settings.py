@@ -9,7 +9,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
-import attrs
+import msgspec
 
 from ._checks import check_seconds
 from ._retry import RetryPolicy
@@ -57,15 +57,17 @@ _RESERVED_HEADERS = frozenset(
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
-@attrs.frozen(kw_only=True)
-class CallOptions:
+class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What holds for one call, and can be changed by ``with_options``."""
 
-    key: KeySource = attrs.field(repr=False)
+    key: KeySource
     timeout: float
     deadline: float | None
-    headers: Mapping[str, str] = attrs.field(repr=False)
+    headers: Mapping[str, str]
     retry: RetryPolicy
+
+    def __repr__(self) -> str:
+        return f"<CallOptions: timeout {self.timeout}, deadline {self.deadline}, {self.retry}>"
 
     @property
     def identity(self) -> object:
@@ -129,7 +131,7 @@ def changed(
         changes["headers"] = kept | added
     if retry is not None:
         changes["retry"] = _checked_retry(retry)
-    return attrs.evolve(options, **changes)
+    return msgspec.structs.replace(options, **changes)
 
 
 async def resolve_key(source: KeySource) -> Secret:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-import attrs
+import msgspec
 
 from ._poller import Deliver, Observation, read_each, run_bounded
 from ._windows import Window
@@ -32,16 +32,14 @@ class FetchWindow(Protocol):
         ...
 
 
-@attrs.define
-class _Counts:
+class _Counts(msgspec.Struct):
     """How many items the list, or a filtered part of it, had when it was last looked at."""
 
     all: int | None = None
     active: int | None = None
 
 
-@attrs.define
-class _Sweep:
+class _Sweep(msgspec.Struct):
     """What a sweep has shown.
 
     Attributes:
@@ -52,7 +50,7 @@ class _Sweep:
 
     seen_until: datetime | None
     most: int = 0
-    ids: set[str] = attrs.field(factory=set[str])
+    ids: set[str] = msgspec.field(default_factory=set[str])
 
     def add(self, window: Window[WorkflowSummaryResponse]) -> None:
         """It has shown this as well."""

@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakSet
 
 import aiohttp
-import attrs
+import msgspec
 from yarl import URL
 
 from ._clock import Clock
@@ -34,18 +34,19 @@ COMMON_HEADERS: Mapping[str, str] = {
 }
 
 
-@attrs.frozen(kw_only=True)
-class TransportOptions:
+class TransportOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What users can say about the way to the server."""
 
     client_session: aiohttp.ClientSession | None = None
     trace_configs: Sequence[aiohttp.TraceConfig] = ()
-    proxy: str | None = attrs.field(default=None, repr=False)
+    proxy: str | None = None
     ssl: SSLContext | bool | aiohttp.Fingerprint = True
 
+    def __repr__(self) -> str:
+        return f"<TransportOptions: proxy {self.proxy is not None}, ssl {self.ssl}>"
 
-@attrs.frozen
-class Failure:
+
+class Failure(msgspec.Struct, frozen=True):
     """Why there is no whole answer. ``sent``: whether the server may have seen the request."""
 
     reason: str

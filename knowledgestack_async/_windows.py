@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
-import attrs
+import msgspec
 
 from .errors import WalkError
 
@@ -22,8 +22,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
-@attrs.frozen
-class Window(Generic[T_co]):
+class Window(msgspec.Struct, Generic[T_co], frozen=True):
     """A part of a list, as one answer showed it.
 
     Attributes:
@@ -51,8 +50,7 @@ class Window(Generic[T_co]):
         return self.end >= self.total
 
 
-@attrs.frozen
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """A window to ask for."""
 
     start: int

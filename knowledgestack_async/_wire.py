@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar, cast
 from urllib.parse import quote, urlsplit
 from uuid import UUID
 
-import attrs
+import msgspec
 
 from . import errors
 from ._codec import DecodeError, decode_json, decode_model, decode_summary_page
@@ -101,17 +101,19 @@ def _keep() -> None:
     """Nothing to drop."""
 
 
-@attrs.frozen
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """A whole answer: status, headers, body."""
 
     status: int
-    headers: Mapping[str, str] = attrs.field(repr=False)
-    body: bytes = attrs.field(repr=False)
-    discard: Callable[[], None] = attrs.field(default=_keep, repr=False, eq=False)
+    headers: Mapping[str, str]
+    body: bytes
+    discard: Callable[[], None] = _keep
     """Drop the connection that it came on, which can't be trusted any more."""
     is_on_reused: bool = False
     """Whether it came on a connection that had served another request before."""
+
+    def __repr__(self) -> str:
+        return f"<Answer: {self.status}, {len(self.body)} bytes>"
 
     @property
     def request_id(self) -> str | None:
@@ -124,8 +126,7 @@ class Misdelivered(Exception):
     """The answer is about something else than was asked: a late one to an earlier request."""
 
 
-@attrs.frozen(kw_only=True)
-class Call(Generic[T]):
+class Call(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     """One call in the API's terms; which path and query that is, is the dialect's to say.
 
     Attributes:
@@ -151,13 +152,16 @@ class Call(Generic[T]):
     accepted: Callable[[Answer], T] | None = None
     idempotent: bool = True
     effect: bool = False
-    body: bytes | None = attrs.field(default=None, repr=False)
+    body: bytes | None = None
     priority: Priority = Priority.NORMAL
     route: Route | None = None
     gone: Callable[[], T] | None = None
     own_connection: bool = False
     credential: Secret | None = None
     exempt: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Call: {self.method} {self.route or ''}>"
 
 
 def check_id(value: object, what: str = "workflow_id") -> str:

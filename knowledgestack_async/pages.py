@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mappi
 from types import TracebackType
 from typing import Any, Generic, NoReturn, Protocol, Self, TypeAlias, TypeVar, cast
 
-import attrs
+import msgspec
 
 from ._windows import Plan, Seam, Window, plan_window
 from .errors import ConfigurationError, SessionError, WalkError
@@ -33,8 +33,7 @@ class Spawn(Protocol):
         ...
 
 
-@attrs.frozen
-class _Ahead(Generic[T]):
+class _Ahead(msgspec.Struct, Generic[T], frozen=True):
     """A window that is read ahead of the reader."""
 
     plan: Plan

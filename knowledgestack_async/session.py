@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode
 
 import aiohttp
 import attrs
+import msgspec
 
 from ._clock import Clock, MonotonicClock
 from ._codec import decode_json, encode_json, load_long_way
@@ -262,7 +263,7 @@ class Session:
 
     def without_deadline(self) -> Session:
         """A view for work that many calls share, and that none of their deadlines may end."""
-        return self._view(attrs.evolve(self._options, deadline=None))
+        return self._view(msgspec.structs.replace(self._options, deadline=None))
 
     async def credential(self) -> Secret:
         """The key that a call would be sent with now; a function is asked for it.

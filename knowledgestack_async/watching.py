@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import attrs
+import msgspec
 
 from ._checks import check_seconds
 from ._clock import Clock
@@ -102,8 +103,7 @@ class WatchSummary:
     is_complete: bool = True
 
 
-@attrs.define
-class _Known:
+class _Known(msgspec.Struct):
     """What is remembered of one id: small, for there may be a hundred thousand."""
 
     status: str | None

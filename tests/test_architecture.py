@@ -161,7 +161,6 @@ def test_walks_waits_and_bulk_are_handed_what_they_call(name):
         ("aiohttp", {"_transport", "session"}),
         ("backoff", {"_retry"}),
         ("cattrs", {"_structuring"}),
-        ("msgspec", {"_codec", "_journal", "_structuring", "models"}),
         ("click", set()),
         ("rich", set()),
     ],
@@ -195,6 +194,18 @@ def test_the_session_names_aiohttp_only_in_its_annotations():
 
 def test_the_models_take_only_a_mark_from_msgspec():
     assert names_used(MODULES["models"].tree, "msgspec") == {"Meta"}
+
+
+CODECS = {"_codec", "_journal", "_structuring"}
+
+
+@EVERY_CORE_MODULE
+def test_only_codecs_read_and_write_with_msgspec(module):
+    used = names_used(module.tree, "msgspec")
+    if module.name in CODECS:
+        assert used & {"json", "convert"}
+    elif module.name != "models":
+        assert used <= {"Struct", "field", "structs"}
 
 
 @EVERY_MODULE
