@@ -36,12 +36,12 @@ async def with_journal(facts: Facts, dialect: str) -> dict[str, float]:
         with tempfile.TemporaryDirectory(dir=facts["home"]) as home:
             journal = Path(home, "rerun.journal")
             failed = await ks.iter_ingestion_workflows(session)
-            async with ks.rerun_ingestions(session, failed, journal=journal):
-                del failed  # left at once, it is planned and nothing is sent
-            began, cpu = time.perf_counter(), time.process_time()
             async with ks.rerun_ingestions(
-                session, (), journal=journal, concurrency=IN_FLIGHT
+                session, failed, journal=journal, concurrency=IN_FLIGHT
             ) as job:
+                while not job.progress.total:  # noqa: ASYNC110 - it is being planned
+                    await asyncio.sleep(0)
+                began, cpu = time.perf_counter(), time.process_time()
                 for _ in range(facts["total"]):
                     assert (await anext(job)).state == "accepted"
                 return tell(facts["total"], began, cpu)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import AbstractAsyncContextManager
+from math import inf
+from types import TracebackType
 from typing import Protocol
 
 __all__ = ["Clock", "MonotonicClock"]
@@ -29,6 +31,9 @@ class Clock(Protocol):
 class MonotonicClock:
     """The system's monotonic time, and the event loop's timers."""
 
+    def __init__(self) -> None:
+        self._alarm: _Alarm | None = None
+
     def now(self) -> float:
         """The system's reading."""
         return time.monotonic()
@@ -38,5 +43,88 @@ class MonotonicClock:
         await asyncio.sleep(seconds)
 
     def timeout(self, seconds: float | None) -> AbstractAsyncContextManager[object]:
-        """A timeout of the standard library's."""
-        return asyncio.timeout(seconds)
+        """As the standard library's, but all of them share one timer of the loop's."""
+        if seconds is None:
+            return asyncio.timeout(None)
+        loop = asyncio.get_running_loop()
+        if self._alarm is None or self._alarm.loop is not loop:
+            self._alarm = _Alarm(loop)
+        return _Timeout(self._alarm, loop.time() + seconds)
+
+
+class _Alarm:
+    """Goes off when the first of many blocks has taken too long.
+
+    A timer of its own is most of what a time-out costs, and nearly none of them ever goes off. So
+    there is one, set for the first that is due; when it is over by then, it is set for the next.
+    """
+
+    GRAIN = 0.01
+    """Where many are due one after the other, they are looked at together, so many seconds apart."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._running: set[_Timeout] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = inf
+
+    def add(self, block: _Timeout) -> None:
+        self._running.add(block)
+        if block.due_at < self._rings_at:
+            self._set(block.due_at)
+
+    def discard(self, block: _Timeout) -> None:
+        self._running.discard(block)
+
+    def _set(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_at(when, self._ring)
+        self._rings_at = when
+
+    def _ring(self) -> None:
+        self._timer, self._rings_at = None, inf
+        now = self.loop.time()
+        for block in [block for block in self._running if block.due_at <= now]:
+            self._running.discard(block)
+            block.expire()
+        if self._running:
+            self._set(max(now + self.GRAIN, min(block.due_at for block in self._running)))
+
+
+class _Timeout:
+    """A block that is cancelled when it has taken too long, and raises TimeoutError then."""
+
+    __slots__ = ("_alarm", "_cancelling", "_has_expired", "_task", "due_at")
+
+    def __init__(self, alarm: _Alarm, due_at: float) -> None:
+        self._alarm = alarm
+        self._has_expired = False
+        self.due_at = due_at
+
+    def expire(self) -> None:
+        self._has_expired = True
+        self._task.cancel()
+
+    async def __aenter__(self) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a time-out needs a task to end")
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._alarm.add(self)
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._alarm.discard(self)
+        # Somebody else may have cancelled the task as well, and then it stays cancelled.
+        if (
+            self._has_expired
+            and self._task.uncancel() <= self._cancelling
+            and exc_type is asyncio.CancelledError
+        ):
+            raise TimeoutError from exc

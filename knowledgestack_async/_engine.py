@@ -96,7 +96,11 @@ class Engine:
             progress.deadline_at = self._clock.now() + options.deadline
         problem: Problem | None = None
         while True:
-            slot = await self._take_slot(call, options, progress, problem)
+            slot = self._take_slot(progress)
+            if slot is None:
+                slot = await self._wait_for_slot(call, options, progress, problem)
+            if progress.give_up_at == FOREVER and options.deadline is None:
+                progress.give_up_at = self._clock.now() + options.retry.give_up_after
             # Only now that there is a slot: it may have been learned meanwhile.
             dialect = self._negotiation.dialect
             target = call.target(dialect)
@@ -117,7 +121,12 @@ class Engine:
             await self._wait_or_raise(call, options, target, progress, problem)
             progress.doubted |= problem.fault in {Fault.UNCERTAIN, Fault.ODD}
 
-    async def _take_slot(
+    def _take_slot(self, progress: _Progress) -> Slot | None:
+        """A slot that is free; waiting for one takes time, even where there is one."""
+        now = self._clock.now()
+        return self._governor.take_free(now) if now < progress.deadline_at else None
+
+    async def _wait_for_slot(
         self,
         call: Call[Any],
         options: CallOptions,
@@ -128,13 +137,9 @@ class Engine:
         cooling = self._governor.cooling_for()
         if cooling < min(time_left, options.retry.give_up_after):
             try:
-                slot = await self._governor.acquire(call.priority, time_left)
+                return await self._governor.acquire(call.priority, time_left)
             except TimeoutError:
                 cooling = 0.0
-            else:
-                if progress.give_up_at == FOREVER and options.deadline is None:
-                    progress.give_up_at = self._clock.now() + options.retry.give_up_after
-                return slot
         target = call.target(self._negotiation.dialect)
         if problem is not None:
             raise self._error(call, target, progress, problem, why="no slot came free in time")

@@ -84,6 +84,13 @@ class Governor:
         """The seconds left of the pause that the server asked for; 0 if none."""
         return max(0.0, self._cool_until - self._clock.now())
 
+    def take_free(self, now: float) -> Slot | None:
+        """A slot, if there is one and nobody waits; else ``acquire`` has to be awaited."""
+        if self._closed or not self._is_open(now) or any(self._queues):
+            return None
+        self._grant(now)
+        return Slot(self._epoch)
+
     async def acquire(self, priority: Priority, time_left: float) -> Slot:
         """Wait for a slot.
 
@@ -97,10 +104,9 @@ class Governor:
         """
         if self._closed:
             raise SessionError("the session is closed")
-        now = self._clock.now()
-        if self._is_open(now) and not any(self._queues):
-            self._grant(now)
-            return Slot(self._epoch)
+        slot = self.take_free(self._clock.now())
+        if slot is not None:
+            return slot
         waiter = asyncio.get_running_loop().create_future()
         self._queues[priority].append(waiter)
         self._pump()

@@ -10,17 +10,15 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
-from itertools import islice
-from operator import itemgetter
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
 
-import attrs
 import msgspec
 
 from ._baseline import Baseline
@@ -47,9 +45,8 @@ class ItemState(StrEnum):
     """It was sent, and nobody can tell whether it acted."""
 
 
-@attrs.frozen(kw_only=True)
-class JournalItem:
-    """One ingestion of a job.
+class JournalItem(msgspec.Struct, frozen=True, array_like=True):
+    """One ingestion of a job; its fields are the columns of the table, in order.
 
     Attributes:
         workflow_id: Which.
@@ -144,20 +141,32 @@ _LAYOUT = Layout(
     """,
 )
 
-_COLUMNS = "workflow_id, state, baseline, tries, request_id, code, error, outcome, changed_at"
+# SQLite lets Python's lock go for each row that it gives or takes, and where the event loop is busy it
+# waits for it each time. So many items come and go as one row: as a JSON text, and as a list of values.
 
-_BASELINES = msgspec.json.Decoder(Baseline)
+_ITEMS = msgspec.json.Decoder(list[JournalItem])
 
-_CLAIM = f"""
-    UPDATE item SET state = ?, tries = tries + 1, changed_at = ?
-    WHERE number IN (SELECT number FROM item WHERE state = ? ORDER BY number LIMIT ?)
-    RETURNING {_COLUMNS}, number
-"""  # noqa: S608 - only names of columns
+_READ = """
+    SELECT json_group_array(json_array(
+        workflow_id, state, json(baseline), tries, request_id, code, error, outcome, changed_at
+    )), max(number) FROM (SELECT * FROM item WHERE {condition} ORDER BY number LIMIT {limit})
+"""
+
+_CLAIMED = _READ.format(condition="state = 'planned'", limit="?")
+
+_CLAIM = """
+    UPDATE item SET state = 'sending', tries = tries + 1, changed_at = ?
+    WHERE number IN (SELECT number FROM item WHERE state = 'planned' ORDER BY number LIMIT ?)
+"""
 
 _UPDATE = """
-    UPDATE item SET state = ?, tries = ?, request_id = ?, code = ?, error = ?, outcome = ?,
-    changed_at = ? WHERE workflow_id = ?
+    UPDATE item SET state = column2, tries = column3, request_id = column4, code = column5,
+    error = column6, outcome = column7, changed_at = ?
+    FROM (VALUES {rows}) WHERE workflow_id = column1
 """
+_UPDATE_ROW = "(?, ?, ?, ?, ?, ?, ?)"
+_UPDATE_MOST = 100
+"""Rows at a time: SQLite takes 999 values at the least."""
 
 
 class SqliteJournal:
@@ -277,18 +286,14 @@ class SqliteJournal:
         """The items in these states, or all, in the order in which they were planned."""
         wanted = states or tuple(ItemState)
         marks = ", ".join("?" * len(wanted))
-        query = (
-            f"SELECT {_COLUMNS}, number FROM item WHERE state IN ({marks}) AND number > ? "  # noqa: S608 - only question marks
-            f"ORDER BY number LIMIT {self.CHUNK}"
-        )
-        last = 0
-        while True:
-            rows = await self._database.run(partial(_fetch, query=query, values=(*wanted, last)))
-            for row in rows:
-                last = row[-1]
-                yield _load(row[:-1])
-            if len(rows) < self.CHUNK:
-                return
+        query = _READ.format(condition=f"state IN ({marks}) AND number > ?", limit=self.CHUNK)
+        last: int | None = 0
+        while last is not None:
+            text, last = await self._database.run(
+                partial(_fetch, query=query, values=(*wanted, last))
+            )
+            for item in _ITEMS.decode(text):
+                yield item
 
     def publish(self, state: Mapping[str, Any]) -> None:
         """Tell other processes, which can't read the journal now, where the job is."""
@@ -306,28 +311,33 @@ class SqliteJournal:
 
 def _claim(connection: sqlite3.Connection, asked: Sequence[int]) -> list[list[JournalItem]]:
     """What several claim at the same time is taken at once, and dealt out in order."""
-    now = datetime.now(UTC).isoformat()
-    values = (ItemState.SENDING, now, ItemState.PLANNED, sum(asked))
-    rows = connection.execute(_CLAIM, values).fetchall()
-    taken = (_load(row[:-1]) for row in sorted(rows, key=itemgetter(-1)))
+    most = sum(asked)
+    text, _ = _fetch(connection, query=_CLAIMED, values=(most,))
+    now = datetime.now(UTC)
+    connection.execute(_CLAIM, (now.isoformat(), most))
+    taken = (
+        msgspec.structs.replace(item, state=ItemState.SENDING, tries=item.tries + 1, changed_at=now)
+        for item in _ITEMS.decode(text)
+    )
     return [list(islice(taken, most)) for most in asked]
 
 
 def _update(connection: sqlite3.Connection, several: Sequence[Sequence[JournalItem]]) -> list[None]:
     now = datetime.now(UTC).isoformat()
-    connection.executemany(
-        _UPDATE,
-        [
-            (i.state, i.tries, i.request_id, i.code, i.error, i.outcome, now, i.workflow_id)
-            for items in several
-            for i in items
-        ],
-    )
+    rows = [
+        (i.workflow_id, i.state, i.tries, i.request_id, i.code, i.error, i.outcome)
+        for items in several
+        for i in items
+    ]
+    for begin in range(0, len(rows), _UPDATE_MOST):
+        some = rows[begin : begin + _UPDATE_MOST]
+        query = _UPDATE.format(rows=", ".join([_UPDATE_ROW] * len(some)))
+        connection.execute(query, (now, *chain.from_iterable(some)))
     return [None] * len(several)
 
 
-def _fetch(connection: sqlite3.Connection, *, query: str, values: tuple[Any, ...]) -> list[Any]:
-    return connection.execute(query, values).fetchall()
+def _fetch(connection: sqlite3.Connection, *, query: str, values: tuple[Any, ...]) -> Any:
+    return connection.execute(query, values).fetchone()
 
 
 def read_published(path: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -345,18 +355,3 @@ def _published_at(path: Path) -> Path:
 
 def _dump(baseline: Baseline | None) -> str | None:
     return None if baseline is None else msgspec.json.encode(baseline).decode()
-
-
-def _load(row: Iterable[Any]) -> JournalItem:
-    workflow_id, state, baseline, tries, request_id, code, error, outcome, changed_at = row
-    return JournalItem(
-        workflow_id=workflow_id,
-        state=ItemState(state),
-        baseline=None if baseline is None else _BASELINES.decode(baseline),
-        tries=tries,
-        request_id=request_id,
-        code=code,
-        error=error,
-        outcome=outcome,
-        changed_at=datetime.fromisoformat(changed_at),
-    )

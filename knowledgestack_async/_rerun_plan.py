@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TypeAlias, TypeVar
 from uuid import UUID
 
-import attrs
+import msgspec
 
 from ._baseline import Baseline
 from ._clock import Clock
@@ -173,11 +173,11 @@ async def settle(
         except (Unauthorized, QuotaExceeded):
             raise
         except RequestError as error:
-            return attrs.evolve(item, state=ItemState.UNKNOWN, error=error.message)
+            return msgspec.structs.replace(item, state=ItemState.UNKNOWN, error=error.message)
         if item.baseline is not None and is_newer(now, item.baseline):
-            return attrs.evolve(item, state=ItemState.ACCEPTED, code=None, error=None)
+            return msgspec.structs.replace(item, state=ItemState.ACCEPTED, code=None, error=None)
         reason = item.error or "the answer was never read"
-        return attrs.evolve(item, state=ItemState.UNKNOWN, error=reason)
+        return msgspec.structs.replace(item, state=ItemState.UNKNOWN, error=reason)
 
     async def settle_one(item: JournalItem) -> None:
         now = await look(item)
@@ -185,7 +185,7 @@ async def settle(
             await _let_it_show(item, settle_after, clock)
             now = await look(item)
             if now.state is ItemState.UNKNOWN:
-                now = attrs.evolve(now, state=ItemState.PLANNED, error=None)
+                now = msgspec.structs.replace(now, state=ItemState.PLANNED, error=None)
         await journal.update([now])
         settled.append(now)
 

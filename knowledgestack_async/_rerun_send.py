@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-import attrs
+import msgspec
 
 from ._clock import Clock
 from ._journal import ItemState, Journal, JournalItem
@@ -217,7 +217,9 @@ class Sender:
                 return
         tries = item.tries - 1 + accepted.tries
         request_id = accepted.request_id
-        await self._settle([attrs.evolve(item, tries=tries, request_id=request_id, **_ACCEPTED)])
+        await self._settle(
+            [msgspec.structs.replace(item, tries=tries, request_id=request_id, **_ACCEPTED)]
+        )
 
     async def _send_bulk(self, items: Sequence[JournalItem]) -> None:
         versions = {_version(item): item for item in items}
@@ -240,7 +242,7 @@ class Sender:
             tries, reason = error.tries, error.message
             code = error.code or (str(error.status) if error.status else None)
         concluded = [
-            attrs.evolve(
+            msgspec.structs.replace(
                 item,
                 state=state,
                 tries=item.tries - 1 + tries,
@@ -319,14 +321,14 @@ def _version(item: JournalItem) -> str:
 
 
 def _in_bulk(item: JournalItem, version_id: str, answer: BulkAnswer) -> JournalItem:
-    told = attrs.evolve(item, request_id=answer.request_id)
+    told = msgspec.structs.replace(item, request_id=answer.request_id)
     if version_id in answer.succeeded:
-        return attrs.evolve(told, **_ACCEPTED)
+        return msgspec.structs.replace(told, **_ACCEPTED)
     reason = answer.failed.get(version_id)
     if reason is not None:
-        return attrs.evolve(told, state=ItemState.REFUSED, code=reason, error=reason)
+        return msgspec.structs.replace(told, state=ItemState.REFUSED, code=reason, error=reason)
     unknown = "the answer to the bulk rerun doesn't name it"
-    return attrs.evolve(told, state=ItemState.UNKNOWN, error=unknown)
+    return msgspec.structs.replace(told, state=ItemState.UNKNOWN, error=unknown)
 
 
 def _state_after(error: KnowledgeStackError) -> ItemState:

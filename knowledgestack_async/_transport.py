@@ -83,6 +83,7 @@ class _Disconnected(Exception):
     """A disconnect that aiohttp doesn't recognise, so that it doesn't send the request again itself."""
 
 
+# For a pool of the user's; ours sees to it in its connector, at no cost.
 async def _no_silent_resend(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
@@ -95,7 +96,10 @@ async def _no_silent_resend(
 
 
 class _WatchedConnector(aiohttp.TCPConnector):
-    """Tells the try that it has a connection: never an idle one on which something came unasked."""
+    """Tells the try that it has a connection: one, so that aiohttp doesn't send it again by itself.
+
+    And never an idle one on which something came unasked.
+    """
 
     def __init__(self, *, force_close: bool) -> None:
         # Slots are the governor's to hand out, so the pool has no limit of its own. Idle connections
@@ -111,6 +115,9 @@ class _WatchedConnector(aiohttp.TCPConnector):
         traces: list[Any],
         timeout: aiohttp.ClientTimeout,
     ) -> aiohttp.connector.Connection:
+        progress = _CURRENT_TRY.get()
+        if progress is not None and progress.connection is not None:
+            raise _Disconnected
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
@@ -118,7 +125,6 @@ class _WatchedConnector(aiohttp.TCPConnector):
             if protocol is None or not (is_reused and protocol.should_close):
                 break
             connection.close()
-        progress = _CURRENT_TRY.get()
         if protocol is not None and progress is not None:  # pragma: no branch - both always are
             if not is_reused:
                 self._handed_out.add(protocol)
@@ -161,7 +167,6 @@ class Transport:
             trust_env=False,
             timeout=aiohttp.ClientTimeout(total=None),
             trace_configs=list(self._options.trace_configs),
-            middlewares=(_no_silent_resend,),
         )
 
     async def close(self) -> None:
@@ -222,8 +227,9 @@ class Transport:
             headers |= {"Connection": "close"} if own_connection else {}
             extra = {"middlewares": (_no_silent_resend,)} if once else {}
         response: aiohttp.ClientResponse | None = None
+        content: bytes | None = None
         try:
-            async with session.request(
+            response = await session.request(
                 method,
                 self._url(target),
                 data=body,
@@ -233,12 +239,8 @@ class Transport:
                 proxy=self._options.proxy,
                 ssl=self._options.ssl,
                 **extra,
-            ) as response:
-                try:
-                    content = await self._read(response)
-                except _Unreadable:
-                    response.close()
-                    raise
+            )
+            content = await self._read(response)
             return Answer(
                 response.status, response.headers, content, progress.discard, progress.is_reused
             )
@@ -251,6 +253,9 @@ class Transport:
         except Exception as error:  # noqa: BLE001 - whatever it is, it may show the headers
             head = None if response is None else Answer(response.status, response.headers, b"")
             return Failure(_lost_reason(error), progress.sent, answer=head)
+        finally:
+            if response is not None and content is None:
+                response.close()
 
     def _url(self, target: Target) -> URL:
         url = self._base_url.with_path(self._prefix + target.path, encoded=True)
@@ -261,7 +266,9 @@ class Transport:
         inflate = encoding and _inflater(encoding)
         chunks: list[bytes] = []
         size = 0
-        while rest := await response.content.readany():
+        stream = response.content
+        while not stream.at_eof():
+            rest = await stream.readany()
             self.bytes_in += len(rest)
             while rest:
                 if not inflate:

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import attrs
+import msgspec
 
 from ._checks import check_count, check_seconds
 from ._clock import Clock
@@ -304,7 +305,7 @@ class RerunJob:
             self._canary_bad += not good
             if self._settings.wait:
                 state = change.state
-                ended = attrs.evolve(
+                ended = msgspec.structs.replace(
                     item,
                     outcome=change.current or "missing",
                     error=None if good or state is None else state.error,
