@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, TypeVar, cast
+
 from .errors import ConfigurationError
 
-__all__ = ["check_count", "check_seconds"]
+__all__ = ["check_callable", "check_count", "check_each", "check_seconds"]
+
+T = TypeVar("T")
+
+
+def check_each(values: object, name: str, check: Callable[[object], T]) -> list[T]:
+    """The values of an ordinary iterable, each of them checked.
+
+    Raises:
+        ConfigurationError: It is one text or no iterable, or one of them is wrong.
+    """
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise ConfigurationError(f"{name} must be an iterable, such as a list, not {values!r:.60}")
+    return [check(value) for value in cast("Iterable[object]", values)]
+
+
+def check_callable(value: Any, name: str) -> None:
+    """A function, or None.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    if value is not None and not callable(value):
+        raise ConfigurationError(f"{name} must be a function, not {type(value).__name__}")
 
 
 def check_count(value: object, name: str, *, most: int | None = None) -> int:
@@ -27,7 +54,8 @@ def check_seconds(value: object, name: str, *, or_zero: bool = False) -> float:
     """
     seconds = float("nan")
     if isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = float(value)
+        with suppress(OverflowError):
+            seconds = float(value)
     if 0 < seconds < float("inf") or (or_zero and seconds == 0):
         return seconds
     bound = "from 0" if or_zero else "above 0"

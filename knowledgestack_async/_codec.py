@@ -23,6 +23,7 @@ from . import models
 from .models import (
     PaginatedResponse,
     WireObject,
+    WorkflowDetailResponse,
     WorkflowStatusResponse,
     WorkflowSummaryResponse,
 )
@@ -34,6 +35,8 @@ __all__ = [
     "decode_summary_page",
     "encode_json",
     "load_long_way",
+    "pack_summary",
+    "unpack_summary",
 ]
 
 ModelT = TypeVar("ModelT", bound=WireObject)
@@ -81,7 +84,7 @@ def decode_model(body: bytes, model: type[ModelT]) -> ModelT:
         except (ValueError, RecursionError):
             pass  # the long way says what is wrong, or reads what is only unusual
         else:
-            models.remember_raw(made, partial(decode_json, body))
+            models.remember_raw(made, partial(_parse_again, body))
             return made
     return cast("ModelT", _structure(decode_json(body), model))
 
@@ -120,6 +123,20 @@ def decode_summary_page(body: bytes) -> PaginatedResponse[WorkflowSummaryRespons
     return cast("PaginatedResponse[WorkflowSummaryResponse]", page)
 
 
+def pack_summary(made: WorkflowSummaryResponse) -> bytes:
+    """An ingestion in a form that takes little memory, and no other part of the answer it came in."""
+    is_detail = isinstance(made, WorkflowDetailResponse)
+    return (b"D" if is_detail else b"S") + encode_json(made.raw)
+
+
+def unpack_summary(packed: bytes) -> WorkflowSummaryResponse:
+    """What was packed."""
+    is_detail = packed[:1] == b"D"
+    return decode_model(
+        packed[1:], WorkflowDetailResponse if is_detail else WorkflowSummaryResponse
+    )
+
+
 def _for_all(
     act: Callable[[Any, Any], object], objects: Iterable[Any], values: Iterable[Any]
 ) -> None:
@@ -133,13 +150,8 @@ class _PageSource:
         self._body = body
 
     @cached_property
-    def _parsed(self) -> dict[str, Any]:
-        parsed: dict[str, Any]
-        try:
-            parsed = decode_json(self._body)
-        except DecodeError:  # a field that was skipped holds a number beyond all bounds
-            parsed = json.loads(self._body, parse_int=_read_number)
-        return parsed
+    def _parsed(self) -> Mapping[str, Any]:
+        return _parse_again(self._body)
 
     def read(self) -> Mapping[str, Any]:
         return self._parsed
@@ -151,6 +163,16 @@ class _PageSource:
     def read_uploader(self, place: int) -> Mapping[str, Any]:
         uploader: Mapping[str, Any] = self.read_item(place)["uploader"]
         return uploader
+
+
+def _parse_again(body: bytes) -> Mapping[str, Any]:
+    """A body that was read before."""
+    parsed: Mapping[str, Any]
+    try:
+        parsed = decode_json(body)
+    except DecodeError:  # a field that was skipped holds a number beyond all bounds
+        parsed = json.loads(body, parse_int=_read_number)
+    return parsed
 
 
 def _read_number(digits: str) -> int | float:
@@ -234,6 +256,7 @@ _STATUS_DECODER = msgspec.json.Decoder(_Status)
 _SHORTCUTS: Mapping[type, Callable[[bytes], Any]] = {
     WorkflowStatusResponse: _read_status,
     models.WorkflowActionResponse: msgspec.json.Decoder(models.WorkflowActionResponse).decode,
+    WorkflowSummaryResponse: msgspec.json.Decoder(WorkflowSummaryResponse).decode,
 }
 
 _FIRST_ITEM = 4096

@@ -15,7 +15,7 @@ from ._codec import DecodeError
 from ._dialects import Dialect, Route, Target
 from ._governor import Governor, Slot
 from ._negotiation import Negotiation
-from ._problems import Problem, call_facts, make_error
+from ._problems import Problem, call_facts, make_error, without_secrets
 from ._retry import Chance, Fault, RetryBudget, decide, fault_of
 from ._settings import CallOptions, GivenKeys, KeySource
 from ._transport import Failure, Transport
@@ -55,7 +55,9 @@ class _Progress(msgspec.Struct):
     give_up_at: float = FOREVER
     tries: int = 0
     retries: int = 0
+    moves: int = 0
     doubted: bool = False
+    secrets: tuple[object, ...] = ()
 
     def done(self, value: T, answer: Answer) -> Done[T]:
         return Done(value, self.doubted, self.tries, answer.request_id)
@@ -63,6 +65,9 @@ class _Progress(msgspec.Struct):
 
 class Engine:
     """Runs calls: takes a slot, tries, decides whether to try again, and tells what came of it."""
+
+    MOST_MOVES = 2
+    """So often a call follows its route to another generation."""
 
     def __init__(
         self,
@@ -101,10 +106,10 @@ class Engine:
                 slot = await self._wait_for_slot(call, options, progress, problem)
             if progress.give_up_at == FOREVER and options.deadline is None:
                 progress.give_up_at = self._clock.now() + options.retry.give_up_after
-            # Only now that there is a slot: it may have been learned meanwhile.
-            dialect = self._negotiation.dialect
-            target = call.target(dialect)
             try:
+                # Only now that there is a slot: it may have been learned meanwhile.
+                dialect = self._negotiation.dialect
+                target = call.target(dialect)
                 outcome = await self._try_once(call, options, dialect, target, progress, slot)
             finally:
                 self._governor.release()
@@ -116,7 +121,12 @@ class Engine:
             if status == 404:
                 if progress.doubted and call.gone is not None:
                     return Done(call.gone(), doubted=True, tries=progress.tries)
-                if call.route and await self._has_moved(dialect, options, progress, call.route):
+                if (
+                    call.route
+                    and progress.moves < self.MOST_MOVES
+                    and await self._has_moved(dialect, options, progress, call.route)
+                ):
+                    progress.moves += 1
                     continue
             await self._wait_or_raise(call, options, target, progress, problem)
             progress.doubted |= problem.fault in {Fault.UNCERTAIN, Fault.ODD}
@@ -149,7 +159,11 @@ class Engine:
             else "no slot came free before the deadline",
             **call_facts(call, target, progress.tries),
             retry_after=cooling or None,
-            hint="Nothing was sent. Give it a longer deadline, or raise max_in_flight.",
+            hint=(
+                "Nothing was sent. Wait that long, or give it a longer deadline."
+                if cooling
+                else "Nothing was sent. Give it a longer deadline, or raise max_in_flight."
+            ),
         )
 
     async def _try_once(
@@ -164,6 +178,7 @@ class Engine:
         credential = call.credential or options.key
         if not isinstance(credential, Secret):
             credential = await self._ask_for_key(credential, call, options, progress, target)
+        progress.secrets = (credential, options.key)
         progress.tries += 1
         self.requests += 1
         began = self._clock.now()
@@ -185,8 +200,7 @@ class Engine:
             result = (
                 result.answer
             )  # pragma: no cover - a refusal that is cut; Python 3.11 doesn't trace it
-        secrets = (credential, options.key)
-        return self._read_answer(call, dialect, result, slot, secrets, progress)
+        return self._read_answer(call, dialect, result, slot, progress)
 
     async def _ask_for_key(
         self,
@@ -206,6 +220,9 @@ class Engine:
                 **call_facts(call, target, progress.tries),
                 hint="Ask for keys ahead of time, or give it a longer timeout and deadline.",
             ) from None
+        except errors.CredentialError as error:
+            error.method, error.path, error.tries = call.method, target.path, progress.tries
+            raise
 
     def _read_failure(
         self, call: Call[T], failure: Failure, progress: _Progress
@@ -222,20 +239,19 @@ class Engine:
         dialect: Dialect,
         answer: Answer,
         slot: Slot,
-        secrets: Collection[object],
         progress: _Progress,
     ) -> Done[T] | Problem:
         fault = fault_of(answer)
         if fault is None:
             self._governor.answered()
-            return _read_body(call, dialect, answer, secrets, progress)
+            return _read_body(call, dialect, answer, progress)
         retry_after = read_retry_after(answer.headers, self._wall_clock())
         if fault is Fault.REFUSED:
             self._governor.pushed_back(slot, retry_after)
         reason = f"the server answered {answer.status}"
         if 300 <= answer.status < 400:
             reason += "; redirects are not followed"
-        return Problem(fault, reason, _without(secrets, answer), retry_after)
+        return Problem(fault, reason, _without(progress.secrets, answer), retry_after)
 
     async def _wait_or_raise(
         self,
@@ -292,7 +308,7 @@ class Engine:
     def _error(
         self, call: Call[Any], target: Target, progress: _Progress, problem: Problem, *, why: str
     ) -> RequestError:
-        return make_error(
+        error = make_error(
             call,
             call_facts(call, target, progress.tries),
             problem,
@@ -300,6 +316,7 @@ class Engine:
             deadline_is_over=progress.deadline_at <= self._clock.now(),
             why=why,
         )
+        return without_secrets(error, progress.secrets)
 
     def _log_try(
         self,
@@ -316,7 +333,7 @@ class Engine:
             target.path,
             result.reason if isinstance(result, Failure) else result.status,
             seconds * 1000,
-            None if answer is None else answer.request_id,
+            None if answer is None else _without(progress.secrets, answer).request_id,
             progress.tries,
         )
 
@@ -326,6 +343,9 @@ def _without(secrets: Collection[object], answer: Answer) -> Answer:
     for secret in secrets:
         if isinstance(secret, Secret):
             answer = msgspec.structs.replace(answer, body=secret.hide_in(answer.body))
+            request_id = answer.request_id
+            if request_id and secret.hide_in_text(request_id) != request_id:
+                answer = msgspec.structs.replace(answer, headers={"x-request-id": "[secret]"})
     return answer
 
 
@@ -333,7 +353,6 @@ def _read_body(
     call: Call[T],
     dialect: Dialect,
     answer: Answer,
-    secrets: Collection[object],
     progress: _Progress,
 ) -> Done[T] | Problem:
     try:
@@ -347,8 +366,8 @@ def _read_body(
             return progress.done(call.accepted(answer), answer)
         if answer.is_on_reused and progress.tries == 1:
             # It may be a late answer to the request before; another connection tells.
-            return Problem(Fault.UNCERTAIN, error.reason, _without(secrets, answer))
-        shown = _without(secrets, answer)
+            return Problem(Fault.UNCERTAIN, error.reason, _without(progress.secrets, answer))
+        shown = _without(progress.secrets, answer)
         return Problem(Fault.ODD, error.reason, shown, json_path=error.path)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self, cast
 from uuid import UUID
 
@@ -49,8 +50,8 @@ class ListFilters(msgspec.Struct, frozen=True, kw_only=True):
             ConfigurationError: One of them is wrong.
         """
         for name, value in others.items():
-            if isinstance(value, datetime) and value.tzinfo is None:
-                raise ConfigurationError(f"{name} must have a time zone; UTC is datetime.UTC")
+            if isinstance(value, datetime):
+                _check_time(value, name)
             if name.endswith(("_after", "_before")) and not isinstance(value, datetime | None):
                 raise ConfigurationError(f"{name} must be a datetime, not {type(value).__name__}")
             if name in _TYPES and not isinstance(value, _TYPES[name] | None):
@@ -58,7 +59,7 @@ class ListFilters(msgspec.Struct, frozen=True, kw_only=True):
                 raise ConfigurationError(f"{name} must be a {wanted}, not {type(value).__name__}")
         return cls(
             statuses=_checked_statuses(status),
-            uploader_user_id=None if uploader_user_id is None else str(uploader_user_id),
+            uploader_user_id=_checked_uploader(uploader_user_id),
             **others,
         )
 
@@ -109,10 +110,24 @@ class ListFilters(msgspec.Struct, frozen=True, kw_only=True):
         """The filters, such that what is uploaded after ``first`` stays out, where the server can."""
         if self.oldest_first or "created_before" not in dialect.filters:
             return self
+        if first.created_at >= _LATEST:
+            return self
         fence = first.created_at + timedelta(microseconds=1)
         return msgspec.structs.replace(
             self, created_before=min(fence, self.created_before or fence)
         )
+
+
+_LATEST = datetime(9999, 12, 30, tzinfo=UTC)
+
+
+def _check_time(moment: datetime, name: str) -> None:
+    if moment.tzinfo is None:
+        raise ConfigurationError(f"{name} must have a time zone; UTC is datetime.UTC")
+    with suppress(OverflowError):
+        moment.astimezone(UTC)
+        return
+    raise ConfigurationError(f"{name} must be a time that there is in UTC, too; not {moment!s}")
 
 
 def _is_since(moment: datetime, start: datetime | None) -> bool:
@@ -123,15 +138,23 @@ def _is_before(moment: datetime, end: datetime | None) -> bool:
     return end is None or moment < end
 
 
-def _checked_statuses(
-    status: str | IngestionStatus | Iterable[str | IngestionStatus] | None,
-) -> frozenset[str]:
+def _checked_statuses(status: object) -> frozenset[str]:
     if status is None:
         return frozenset()
-    given: Any = [status] if isinstance(status, str) else status
-    words = frozenset[str]()
-    if isinstance(given, Iterable):
-        words = frozenset(str(word) for word in cast("Iterable[object]", given))
-    if not words or not all(words):
-        raise ConfigurationError("status must name at least one status, such as 'failed'")
-    return words
+    given = [status] if isinstance(status, str) else status
+    problem = "status must name at least one status, such as 'failed'"
+    if isinstance(given, bytes) or not isinstance(given, Iterable):
+        raise ConfigurationError(problem)
+    words = [*cast("Iterable[object]", given)]
+    texts = [str(word) for word in words if isinstance(word, str) and word]
+    if not texts or len(texts) != len(words):
+        raise ConfigurationError(problem)
+    return frozenset(texts)
+
+
+def _checked_uploader(uploader: object) -> str | None:
+    if isinstance(uploader, str | UUID):
+        return str(uploader)
+    if uploader is None:
+        return None
+    raise ConfigurationError(f"uploader_user_id must be a str or UUID, not {uploader!r}")

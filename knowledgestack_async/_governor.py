@@ -37,6 +37,8 @@ class Governor:
     CUT = 0.7
     SPREAD = 1.0
     """After a cool-down the first slots are handed out over so many seconds, not all at once."""
+    LONGEST_PAUSE = 3600.0
+    """After so long the server is asked again, whatever it said: one odd answer is no end."""
     LOW_TURN = 8
     """Every so manieth slot goes to the lowest priority that waits."""
 
@@ -50,7 +52,8 @@ class Governor:
         rate: float | None = None,
     ) -> None:
         check_count(ceiling, "max_in_flight")
-        if rate is not None and not 0 < rate < inf:
+        is_number = isinstance(rate, int | float) and not isinstance(rate, bool)
+        if rate is not None and not (is_number and 0 < rate < inf):
             raise ConfigurationError(f"rate must be requests a second above 0, not {rate!r}")
         self._clock = clock
         self._chance = chance
@@ -139,7 +142,7 @@ class Governor:
             floor = float(min(self.FLOOR, self._ceiling))
             self._limit = max(floor, self._limit * self.CUT)
         if retry_after:
-            until = self._clock.now() + retry_after
+            until = self._clock.now() + min(retry_after, self.LONGEST_PAUSE)
             if until > self._cool_until:
                 self.cool_downs += self._cool_until <= self._clock.now()
                 self._cool_until = until

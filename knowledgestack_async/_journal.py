@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -114,7 +114,7 @@ class Journal(Protocol):
         """The items in these states, or all, in the order in which they were planned."""
         ...
 
-    def publish(self, state: Mapping[str, Any]) -> None:
+    def publish(self, state: Mapping[str, Any]) -> Awaitable[None]:
         """Tell others, who can't read it now, where the job is."""
         ...
 
@@ -295,7 +295,7 @@ class SqliteJournal:
             for item in _ITEMS.decode(text):
                 yield item
 
-    def publish(self, state: Mapping[str, Any]) -> None:
+    def publish(self, state: Mapping[str, Any]) -> Awaitable[None]:
         """Tell other processes, which can't read the journal now, where the job is."""
         published = {"process": os.getpid(), "at": datetime.now(UTC).isoformat(), **state}
         place = _published_at(self.path)
@@ -306,7 +306,7 @@ class SqliteJournal:
                 draft.write_text(json.dumps(published))
                 draft.replace(place)
 
-        self._database.hand_in(write)
+        return self._database.hand_in(write)
 
 
 def _claim(connection: sqlite3.Connection, asked: Sequence[int]) -> list[list[JournalItem]]:

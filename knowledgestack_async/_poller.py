@@ -15,9 +15,9 @@ import msgspec
 
 from ._clock import Clock
 from ._retry import Chance
-from .errors import KnowledgeStackError, NotFound
+from .errors import KnowledgeStackError, NotFound, SessionError
 
-__all__ = ["Observation", "Pace", "Poller", "Reader", "Subscription", "read_each"]
+__all__ = ["Observation", "Pace", "Poller", "Reader", "Sight", "Subscription", "read_each"]
 
 StateT = TypeVar("StateT")
 
@@ -36,6 +36,19 @@ class Observation(msgspec.Struct, Generic[StateT], frozen=True):
 
 
 Deliver = Callable[[Observation[StateT]], None]
+OnTick = Callable[[KnowledgeStackError | None, bool], None]
+
+
+class Sight(msgspec.Struct, frozen=True):
+    """What a look at everything has shown.
+
+    Attributes:
+        since: Since when to ask for everything next time; None: for all of it.
+        is_whole: Whether all there is was shown, so that what wasn't may have vanished.
+    """
+
+    since: datetime | None = None
+    is_whole: bool = False
 
 
 class Reader(Protocol[StateT]):
@@ -48,14 +61,11 @@ class Reader(Protocol[StateT]):
         *,
         everything: bool,
         since: datetime | None,
-    ) -> datetime | None:
+    ) -> Sight:
         """Look up these ids, or everything and these ids, and deliver what is found as it comes.
 
         Every wanted id is delivered at least once, with its state or an error. Of everything what
         didn't change since a time may be left out.
-
-        Returns:
-            Since when to ask for everything next time; None: for all of it.
 
         Raises:
             KnowledgeStackError: It can't be looked up now.
@@ -79,7 +89,8 @@ class Subscription(Generic[StateT]):
         wanted: Iterable[str],
         everything: bool,
         on_observation: Callable[[Observation[StateT]], None],
-        on_tick: Callable[[KnowledgeStackError | None], None],
+        on_tick: OnTick,
+        on_end: Callable[[Exception], None],
         pace: Pace,
         now: float,
     ) -> None:
@@ -87,16 +98,23 @@ class Subscription(Generic[StateT]):
         self.everything = everything
         self.on_observation = on_observation
         self.on_tick = on_tick
+        self.on_end = on_end
         self.pace = pace
         self.interval = pace.first
-        self.due_at = now
+        self.due_at = self.not_before = now
         self.seen_until: datetime | None = None
 
-    def schedule(self, now: float, pause: float, chance: Chance) -> None:
-        """Be due again after an interval, a longer one from time to time, but not during a pause."""
-        wait = max(self.interval * (0.75 + 0.5 * chance.random()), self.pace.first, pause)
+    def schedule(self, now: float, least: float, chance: Chance) -> None:
+        """Be due again after an interval, a longer one from time to time, and no less than so long."""
+        wait = max(self.interval * (0.75 + 0.5 * chance.random()), self.pace.first, least)
         self.due_at = now + wait
+        self.not_before = now + max(self.pace.first, least)
         self.interval = min(self.pace.longest, self.interval * self.pace.growth)
+
+    def hasten(self) -> None:
+        """Begin with short intervals again, for there is something new to look for."""
+        self.interval = self.pace.first
+        self.due_at = min(self.due_at, self.not_before)
 
 
 class Poller(Generic[StateT]):
@@ -128,14 +146,24 @@ class Poller(Generic[StateT]):
         self,
         wanted: Iterable[str],
         on_observation: Callable[[Observation[StateT]], None],
-        on_tick: Callable[[KnowledgeStackError | None], None],
+        on_tick: OnTick,
+        on_end: Callable[[Exception], None],
         pace: Pace,
         *,
         everything: bool = False,
     ) -> Subscription[StateT]:
-        """Ask for some ids, or for everything and these, from the next tick on."""
+        """Ask for some ids, or for everything and these, from the next tick on.
+
+        Args:
+            wanted: The ids; they may be changed later.
+            on_observation: Told what a tick found out.
+            on_tick: Told that a tick is over, what went wrong in it, and whether all there is was seen.
+            on_end: Told why there will be no more ticks, if that isn't the subscriber's own doing.
+            pace: How often to look.
+            everything: Whether to look at all there are.
+        """
         now = self._clock.now()
-        subscription = Subscription(wanted, everything, on_observation, on_tick, pace, now)
+        subscription = Subscription(wanted, everything, on_observation, on_tick, on_end, pace, now)
         self._subscriptions.append(subscription)
         self._changed.set()
         if len(self._subscriptions) == 1:
@@ -144,6 +172,11 @@ class Poller(Generic[StateT]):
             loop = asyncio.get_running_loop()
             self._loop_task = loop.create_task(serving, context=Context())
         return subscription
+
+    def look_sooner(self, subscription: Subscription[StateT]) -> None:
+        """Look for something that was added as soon as its pace allows."""
+        subscription.hasten()
+        self._changed.set()
 
     def unsubscribe(self, subscription: Subscription[StateT]) -> None:
         """Be told no more; when the last one goes, so does what is asked for."""
@@ -155,29 +188,35 @@ class Poller(Generic[StateT]):
 
     async def close(self) -> None:
         """End the loop."""
-        self._subscriptions.clear()
+        self._end(SessionError("the session was closed while something was watched or waited for"))
         task, self._loop_task = self._loop_task, None
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
+    def _end(self, reason: Exception) -> None:
+        subscriptions, self._subscriptions = self._subscriptions, []
+        for one in subscriptions:
+            one.on_end(reason)
+
     async def _serve(self, after: asyncio.Task[None] | None) -> None:
         if after is not None:
             await asyncio.wait([after])
-        while self._subscriptions:
-            self._changed.clear()
-            now = self._clock.now()
-            if min(one.due_at for one in self._subscriptions) > now:
-                await self._sleep_until_due(now)
-                continue
-            await asyncio.sleep(0)  # so that those who come together are served together
-            await self._tick(
-                [
-                    one
-                    for one in self._subscriptions
-                    if one.due_at <= now + self.TAKE_ALONG * one.interval
-                ]
-            )
+        try:
+            while self._subscriptions:
+                self._changed.clear()
+                now = self._clock.now()
+                if min(one.due_at for one in self._subscriptions) > now:
+                    await self._sleep_until_due(now)
+                    continue
+                await asyncio.sleep(0)  # so that those who come together are served together
+                await self._tick([one for one in self._subscriptions if self._is_due(one, now)])
+        except Exception as error:  # noqa: BLE001 - nobody foresaw it, so whoever waits must be told
+            self._end(error)
+
+    def _is_due(self, one: Subscription[StateT], now: float) -> bool:
+        early = self.TAKE_ALONG * one.interval
+        return one.due_at <= now + early and one.not_before <= now
 
     async def _sleep_until_due(self, now: float) -> None:
         seconds = min(one.due_at for one in self._subscriptions) - now
@@ -198,21 +237,25 @@ class Poller(Generic[StateT]):
                 if one.everything or observation.id in one.wanted:
                     one.on_observation(observation)
 
+        began = self._clock.now()
         whole = [one for one in due if one.everything]
         seen = [one.seen_until for one in whole if one.seen_until is not None]
         since = min(seen) if seen and len(seen) == len(whole) else None
         trouble: KnowledgeStackError | None = None
+        sight = Sight()
         try:
-            reached = await self._reader.read(wanted, deliver, everything=bool(whole), since=since)
+            sight = await self._reader.read(wanted, deliver, everything=bool(whole), since=since)
         except KnowledgeStackError as error:
             trouble = error
         else:
             for one in whole:
-                one.seen_until = reached
-        now, pause = self._clock.now(), self._pause()
+                one.seen_until = sight.since
+        now = self._clock.now()
+        # What takes long is done less often, however many are added meanwhile.
+        least = max(self._pause(), 2 * (now - began))
         for one in due:
-            one.schedule(now, pause, self._chance)
-            one.on_tick(trouble)
+            one.schedule(now, least, self._chance)
+            one.on_tick(trouble, sight.is_whole)
 
 
 async def read_each(
@@ -220,15 +263,32 @@ async def read_each(
     ids: Iterable[str],
     deliver: Deliver[StateT],
 ) -> None:
-    """Look up ids one by one, many at a time; an error of one is that one's."""
+    """Look up ids one by one, many at a time; an error of one is that one's.
+
+    Raises:
+        KnowledgeStackError: None of them can be looked up.
+    """
+    troubles: dict[str, KnowledgeStackError] = {}
+    found_any = False
 
     async def find(one: str) -> None:
+        nonlocal found_any
         try:
-            deliver(Observation(one, state=await read(one)))
-        except KnowledgeStackError as error:
+            state = await read(one)
+        except NotFound as error:
+            found_any = True
             deliver(Observation(one, error=error))
+        except KnowledgeStackError as error:
+            troubles[one] = error
+        else:
+            found_any = True
+            deliver(Observation(one, state=state))
 
     await run_bounded(find(one) for one in ids)
+    if troubles and not found_any:
+        raise next(iter(troubles.values()))
+    for one, error in troubles.items():
+        deliver(Observation(one, error=error))
 
 
 async def run_bounded(works: Iterable[Coroutine[Any, Any, None]], most: int = 100) -> None:

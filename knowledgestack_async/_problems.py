@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -9,10 +10,10 @@ import msgspec
 from . import errors
 from ._dialects import Target
 from ._retry import Fault
-from ._wire import Answer, Call, excerpt, response_error
-from .errors import RequestError
+from ._wire import Answer, Call, Secret, excerpt, response_error
+from .errors import FieldError, RequestError
 
-__all__ = ["Problem", "call_facts", "make_error"]
+__all__ = ["Problem", "call_facts", "make_error", "without_secrets"]
 
 _LOOK_FIRST = "Look at its state before you send it again: it may run twice."
 
@@ -25,6 +26,27 @@ class Problem(msgspec.Struct, frozen=True):
     answer: Answer | None = None
     retry_after: float | None = None
     json_path: str | None = None
+
+
+def without_secrets(error: RequestError, secrets: Collection[object]) -> RequestError:
+    """The error, with no credential in what the server said, in whatever form it said it."""
+    for secret in secrets:
+        if isinstance(secret, Secret):
+            for name in ("message", "code", "request_id", "json_path"):
+                text = getattr(error, name, None)
+                if text:
+                    setattr(error, name, secret.hide_in_text(text))
+            if isinstance(error, errors.UnprocessableEntity):
+                error.fields = tuple(_hide_in_field(secret, field) for field in error.fields)
+    return error
+
+
+def _hide_in_field(secret: Secret, field: FieldError) -> FieldError:
+    parts = (
+        part if isinstance(part, int) else secret.hide_in_text(part) for part in field.location
+    )
+    message, kind = map(secret.hide_in_text, (field.message, field.type))
+    return FieldError(tuple(parts), message, kind)
 
 
 def call_facts(call: Call[Any], target: Target, tries: int) -> dict[str, Any]:

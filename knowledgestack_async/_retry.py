@@ -160,5 +160,7 @@ def decide(
     asked = retry_after or 0.0
     if asked >= time_left:
         return Verdict(None, f"the time left is shorter than the {asked:.3g} s that must be waited")
-    jitter = policy.ceiling(tries) if retry_after is None else min(policy.ceiling(tries), asked / 4)
-    return Verdict(min(asked + chance.random() * jitter, max(asked, time_left * 0.99)))
+    # What was asked for gets a little jitter on top, but a small or past one is no reason to hurry.
+    ceiling, share = policy.ceiling(tries), chance.random()
+    wait = max(asked + share * min(ceiling, asked / 4), share * ceiling)
+    return Verdict(min(wait, max(asked, time_left * 0.99)))

@@ -7,14 +7,14 @@ import inspect
 import os
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import msgspec
 
 from ._checks import check_seconds
 from ._retry import RetryPolicy
 from ._wire import Secret, check_credential, seal
-from .errors import ConfigurationError
+from .errors import ConfigurationError, CredentialError
 
 __all__ = [
     "DEFAULT_BASE_URL",
@@ -22,6 +22,7 @@ __all__ = [
     "CallOptions",
     "GivenKeys",
     "KeySource",
+    "SealedHeaders",
     "call_options",
     "changed",
     "resolve_key",
@@ -80,7 +81,7 @@ def call_options(
     api_key: KeySource | None,
     timeout: float,
     deadline: float | None,
-    headers: Mapping[str, str] | None,
+    headers: SealedHeaders | None,
     retry: RetryPolicy | None,
 ) -> CallOptions:
     """The options of a session, from its arguments and the environment.
@@ -98,7 +99,7 @@ def call_options(
         key=_checked_key(api_key),
         timeout=check_seconds(timeout, "timeout"),
         deadline=None if deadline is None else check_seconds(deadline, "deadline"),
-        headers=_checked_headers(headers or {}),
+        headers={} if headers is None else _checked_headers(headers),
         retry=_checked_retry(retry or RetryPolicy()),
     )
 
@@ -109,7 +110,7 @@ def changed(
     api_key: KeySource | None,
     timeout: float | None,
     deadline: float | None,
-    headers: Mapping[str, str] | None,
+    headers: SealedHeaders | None,
     retry: RetryPolicy | None,
 ) -> CallOptions:
     """The options with some of them changed; None leaves one as it is, headers are added.
@@ -139,6 +140,7 @@ async def resolve_key(source: KeySource) -> Secret:
 
     Raises:
         ConfigurationError: The function that was asked for it gave none.
+        CredentialError: It raised something.
     """
     if isinstance(source, Secret):
         return source
@@ -152,6 +154,11 @@ async def resolve_key(source: KeySource) -> Secret:
             raise
         # What the function waited for was cancelled, and not the call.
         raise ConfigurationError("the function for api_key or token was cancelled") from None
+    except Exception as error:
+        raise CredentialError(
+            f"the function for api_key or token raised {type(error).__name__}",
+            hint="Nothing was sent. What it raised is this error's cause.",
+        ) from error
     return check_credential(found, "what the function for api_key or token gave")
 
 
@@ -180,20 +187,42 @@ def _checked_key(api_key: KeySource) -> KeySource:
     return api_key if callable(api_key) else check_credential(api_key)
 
 
-def _checked_headers(headers: Mapping[str, Any]) -> dict[str, str]:
-    for name, value in headers.items():
-        if not _HEADER_NAME.fullmatch(name):
-            raise ConfigurationError(f"{name!r} is not the name of a header")
-        if name.lower() in _RESERVED_HEADERS:
-            hint = (
-                "give api_key instead" if name.lower() == "authorization" else "the session sets it"
-            )
-            raise ConfigurationError(f"the header {name} can't be set: {hint}")
-        if not isinstance(value, str) or any(
-            ord(char) < 0x20 or ord(char) == 0x7F for char in value
-        ):
-            raise ConfigurationError(f"the header {name} must be a text without control characters")
-    return dict(headers)
+class SealedHeaders:
+    """Headers that don't show themselves: a key may have been put among them."""
+
+    def __init__(self, headers: object) -> None:
+        self._headers = headers
+
+    def problem(self) -> str:
+        """What is wrong with them; nothing if all is well."""
+        headers = self._headers
+        if not isinstance(headers, Mapping):
+            return f"headers must be a mapping, not {type(headers).__name__}"
+        given = cast("Mapping[object, object]", headers)
+        return next(filter(None, (_header_problem(*header) for header in given.items())), "")
+
+    def reveal(self) -> dict[str, str]:
+        """The headers themselves."""
+        return dict(cast("Mapping[str, str]", self._headers))
+
+
+def _header_problem(name: object, value: object) -> str:
+    if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+        return f"{name!r} is not the name of a header"
+    if name.lower() in _RESERVED_HEADERS:
+        is_key = name.lower() == "authorization"
+        hint = "give api_key instead" if is_key else "the session sets it"
+        return f"the header {name} can't be set: {hint}"
+    if not isinstance(value, str) or any(ord(char) < 0x20 or ord(char) == 0x7F for char in value):
+        return f"the header {name} must be a text without control characters"
+    return ""
+
+
+def _checked_headers(headers: SealedHeaders) -> dict[str, str]:
+    problem = headers.problem()
+    if problem:
+        raise ConfigurationError(problem)
+    return headers.reveal()
 
 
 def _checked_retry(retry: object) -> RetryPolicy:

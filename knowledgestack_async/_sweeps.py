@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ._poller import Deliver, Observation, read_each, run_bounded
+from ._poller import Deliver, Observation, Reader, Sight, read_each, run_bounded
 from ._windows import Window
 from .errors import KnowledgeStackError
 from .models import WorkflowSummaryResponse
@@ -40,30 +40,30 @@ class _Counts(msgspec.Struct):
 
 
 class _Sweep(msgspec.Struct):
-    """What a sweep has shown.
+    """What a sweep of everything has shown.
 
     Attributes:
         seen_until: All that changed before this time was there to be seen when the sweep began.
         most: How many items the list had, at its longest.
-        ids: Those that were shown.
+        shown: The hashes of the ids that it showed: so few bytes, for there may be very many.
     """
 
     seen_until: datetime | None
     most: int = 0
-    ids: set[str] = msgspec.field(default_factory=set[str])
+    shown: set[int] = msgspec.field(default_factory=set[int])
 
     def add(self, window: Window[WorkflowSummaryResponse]) -> None:
         """It has shown this as well."""
         self.most = max(self.most, window.total)
-        self.ids.update(item.workflow_id for item in window.items)
+        self.shown.update(hash(item.workflow_id) for item in window.items)
 
     @property
     def is_complete(self) -> bool:
         """Whether no item can have slipped from a page that was not read yet to one that was."""
-        return len(self.ids) >= self.most
+        return len(self.shown) >= self.most
 
 
-class IngestionReader:
+class IngestionReader(Reader[WorkflowSummaryResponse]):
     """Looks up ingestions, each tick in the way that costs the fewest requests.
 
     Args:
@@ -77,6 +77,8 @@ class IngestionReader:
     """So few are got one by one without asking how long the list is."""
     MARGIN = timedelta(seconds=5)
     """How far back of the newest change that was seen to look for changes, for writes that were late."""
+    WHOLE_AFTER = 20
+    """So many looks at what has changed, and then one at all there is, which shows what has vanished."""
 
     def __init__(
         self,
@@ -89,6 +91,7 @@ class IngestionReader:
         self._can_filter = can_filter
         self._counts = _Counts()
         self._newest: datetime | None = None
+        self._partial_looks = 0
 
     async def read(
         self,
@@ -97,7 +100,7 @@ class IngestionReader:
         *,
         everything: bool,
         since: datetime | None,
-    ) -> datetime | None:
+    ) -> Sight:
         """Look up these ingestions, or all that changed since a time and these.
 
         Returns:
@@ -111,17 +114,23 @@ class IngestionReader:
                 left.discard(observation.id)
                 deliver(observation)
 
-        reached = since
+        sight = Sight(since)
         for filters in self._plan_everything(since) if everything else self._plan(len(left)):
             if everything or len(left) > 1:
                 sweep = await self._sweep(filters, None if everything else left, find)
-                reached = sweep.seen_until if sweep.is_complete else since
+                sight = Sight(since)
+                if sweep.is_complete:
+                    sight = Sight(sweep.seen_until, is_whole=not filters)
+        if everything and len(left) > self._pages(self._counts.all):
+            await self._sweep({}, left, find)
         await read_each(self._get, sorted(left), find)
-        return reached
+        return sight
 
     def _plan_everything(self, since: datetime | None) -> list[dict[str, Any]]:
         """The sweeps that show all there is, or all that may have changed."""
-        if since is None or not self._can_filter():
+        self._partial_looks += 1
+        if since is None or not self._can_filter() or self._partial_looks > self.WHOLE_AFTER:
+            self._partial_looks = 0
             return [{}]
         return [{"status": ACTIVE}, {"updated_after": since}]
 
@@ -156,7 +165,8 @@ class IngestionReader:
         self._note(filters, first.total)
         self._deliver(first, deliver)
         sweep = _Sweep(None if self._newest is None else self._newest - self.MARGIN)
-        sweep.add(first)
+        if left is None:
+            sweep.add(first)
         rest = range(first.size, first.total, first.size)
         if left is not None and len(rest) >= len(left):
             return sweep
@@ -170,7 +180,8 @@ class IngestionReader:
                 troubles.append(error)  # what the other pages tell is taken all the same
             else:
                 self._deliver(window, deliver)
-                sweep.add(window)
+                if left is None:
+                    sweep.add(window)
 
         await run_bounded(read(start) for start in rest)
         if troubles:

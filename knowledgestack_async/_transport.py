@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from ssl import SSLContext
 from typing import Any
+from urllib.parse import urlsplit
 from weakref import WeakSet
 
 import aiohttp
@@ -44,6 +45,34 @@ class TransportOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"<TransportOptions: proxy {self.proxy is not None}, ssl {self.ssl}>"
+
+    def check(self) -> None:
+        """Make sure that aiohttp takes them.
+
+        Raises:
+            ConfigurationError: It doesn't.
+        """
+        _expect(self.client_session, aiohttp.ClientSession | None, "client_session")
+        _expect(self.trace_configs, list | tuple, "trace_configs")
+        for one in self.trace_configs:
+            _expect(one, aiohttp.TraceConfig, "each of trace_configs")
+        _expect(self.ssl, SSLContext | bool | aiohttp.Fingerprint, "ssl")
+        if self.proxy is not None and not _is_proxy(self.proxy):
+            raise ConfigurationError("proxy must look like http://host:port")
+
+
+def _expect(value: object, kind: Any, name: str) -> None:
+    if not isinstance(value, kind):
+        wanted = getattr(kind, "__name__", str(kind).replace(" | None", ""))
+        raise ConfigurationError(f"{name} must be {wanted}, not {type(value).__name__}")
+
+
+def _is_proxy(proxy: object) -> bool:
+    try:
+        parts = urlsplit(proxy) if isinstance(proxy, str) else None
+        return parts is not None and parts.scheme in {"http", "https"} and bool(parts.hostname)
+    except ValueError:
+        return False
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -263,33 +292,66 @@ class Transport:
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         encoding = response.headers.get("Content-Encoding")
-        inflate = encoding and _inflater(encoding)
-        chunks: list[bytes] = []
-        size = 0
+        body = _Body() if encoding is None else _CompressedBody(encoding)
         stream = response.content
         while not stream.at_eof():
-            rest = await stream.readany()
-            self.bytes_in += len(rest)
-            while rest:
-                if not inflate:
-                    piece, rest = rest, b""
-                else:
-                    try:
-                        piece = inflate.decompress(rest, CHUNK)
-                    except zlib.error:
-                        raise _Unreadable("the body can't be decompressed") from None
-                    rest = inflate.unconsumed_tail
-                size += len(piece)
-                if size > BODY_LIMIT:
-                    raise _Unreadable(f"the body is larger than {BODY_LIMIT >> 20} MiB")
-                chunks.append(piece)
-        if inflate and size and not inflate.eof:
-            raise _Unreadable("the compressed body ends too soon")
-        return b"".join(chunks)
+            came = await stream.readany()
+            self.bytes_in += len(came)
+            body.add(came)
+        return body.whole()
 
 
 class _Unreadable(Exception):
     """A body that can't be taken in."""
+
+
+class _Body:
+    """A body as it comes in, up to a size."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._left = BODY_LIMIT
+
+    def add(self, piece: bytes) -> None:
+        self._left -= len(piece)
+        if self._left < 0:
+            raise _Unreadable(f"the body is larger than {BODY_LIMIT >> 20} MiB")
+        self._pieces.append(piece)
+
+    def whole(self) -> bytes:
+        return b"".join(self._pieces)
+
+
+class _CompressedBody(_Body):
+    """The same, unpacked piece by piece; what follows a compressed stream must be another one."""
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__()
+        self._encoding = encoding
+        self._inflate = _inflater(encoding)
+        self._packed_left = BODY_LIMIT
+
+    def add(self, piece: bytes) -> None:
+        self._packed_left -= len(piece)
+        if self._packed_left < 0:
+            raise _Unreadable(f"the body is larger than {BODY_LIMIT >> 20} MiB")
+        while piece:
+            if self._inflate is None:
+                super().add(piece)
+                return
+            if self._inflate.eof:
+                self._inflate = _inflater(self._encoding)
+            try:
+                unpacked = self._inflate.decompress(piece, CHUNK)
+            except zlib.error:
+                raise _Unreadable("the body can't be decompressed") from None
+            super().add(unpacked)
+            piece = self._inflate.unconsumed_tail or self._inflate.unused_data
+
+    def whole(self) -> bytes:
+        if self._inflate is not None and self._packed_left < BODY_LIMIT and not self._inflate.eof:
+            raise _Unreadable("the compressed body ends too soon")
+        return super().whole()
 
 
 def _inflater(encoding: str) -> Any:

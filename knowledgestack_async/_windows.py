@@ -120,14 +120,19 @@ class Seam:
 
     MOST_EMPTY = 3
     MOST_ASTRAY = 5
+    MOST_STALE = 10
+    MOST_STALE_ITEMS = 200
 
     def __init__(self, key: Callable[[Any], str]) -> None:
         self._key = key
         self._memory = Memory()
         self._empty = 0
         self._astray = 0
+        self._stale = 0
         self.total: int | None = None
         self.reach = 0
+        self.is_stale = False
+        self._last_shown: tuple[int, list[str]] = (0, [])
         self.last_start = 0
         self.last_count = 0
 
@@ -170,13 +175,21 @@ class Seam:
         first = max(place for place, id_ in enumerate(ids, 1) if id_ in known) if known else 0
         fresh = list(dict(zip(ids[first:], window.items[first:], strict=True)).values())
         self._memory.add(ids[first:])
+        self.is_stale = self._is_the_last_one_again(window, ids)
+        self._last_shown = (window.start, ids)
         self._check_sense(window, planned, got_any=bool(fresh))
         # A window read ahead that turns out to lie behind what was read is not where we are.
-        if fresh or read_after or window.end > self.reach:
+        if (fresh or read_after or window.end > self.reach) and not self.is_stale:
             self.reach, self.total = window.end, window.total
         if fresh:
             self.last_start, self.last_count = window.start, len(fresh)
         return fresh
+
+    def _is_the_last_one_again(self, window: Window[Any], ids: list[str]) -> bool:
+        """Whether a window further on in a list that didn't grow shows what the last one did."""
+        last_start, last_ids = self._last_shown
+        grew = self.total is None or window.total > self.total
+        return window.start > last_start and not grew and bool(ids) and ids == last_ids
 
     def _check_sense(self, window: Window[Any], planned: Plan, *, got_any: bool) -> None:
         self._empty = 0 if window.items or window.is_last else self._empty + 1
@@ -184,6 +197,12 @@ class Seam:
             raise WalkError(
                 f"the server says that the list has {window.total} items, but {self._empty} pages in "
                 f"a row, up to item {window.end}, were empty"
+            )
+        self._stale = self._stale + 1 if self.is_stale else 0
+        if self._stale >= self.MOST_STALE + self.MOST_STALE_ITEMS // max(1, len(window.items)):
+            raise WalkError(
+                f"the server says that the list has {window.total} items, but shows the same ones "
+                f"again where those from {self.reach} on should be"
             )
         went_astray = window.start != planned.start and not got_any and not window.is_last
         self._astray = self._astray + 1 if went_astray else 0

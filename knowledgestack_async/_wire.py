@@ -45,6 +45,7 @@ T = TypeVar("T")
 ModelT = TypeVar("ModelT", bound=WireObject)
 
 EXCERPT_LENGTH = 200
+ERROR_LIMIT = 2**18
 
 _UNRESERVED = re.compile(r"[\w.~-]+", re.ASCII)
 _PLAIN_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f/\\\ud800-\udfff]+")
@@ -62,6 +63,8 @@ class Priority(IntEnum):
 
 class Secret:
     """A credential that doesn't show itself when it is printed, logged or pickled."""
+
+    SHORTEST = 8
 
     __slots__ = ("_text",)
 
@@ -89,6 +92,10 @@ class Secret:
     def hide_in(self, body: bytes) -> bytes:
         """A foreign text, without the credential in it."""
         return body.replace(self._text.encode(), b"[secret]")
+
+    def hide_in_text(self, text: str) -> str:
+        """The same, for a text that may have words of our own in it: a short one would cut these up."""
+        return text.replace(self._text, "[secret]") if len(self._text) >= self.SHORTEST else text
 
     def __repr__(self) -> str:
         return "Secret(***)"
@@ -217,11 +224,21 @@ def model_reader(
     def read(answer: Answer, _dialect: Dialect) -> ModelT:
         made = decode_model(answer.body, model)
         echoed = expected if echo is None else str(getattr(made, echo))
-        if echoed != expected and echoed.lower() != expected.lower():
+        if echoed != expected and not _is_same_id(echoed, expected):
             raise Misdelivered(f"asked about {expected}, answered about {echoed}")
         return made
 
     return read
+
+
+def _is_same_id(one: str, other: str) -> bool:
+    """Whether they differ only in how they are written: in their case, or as UUIDs are."""
+    if one.lower() == other.lower():
+        return True
+    try:
+        return UUID(one) == UUID(other)
+    except ValueError:
+        return False
 
 
 def list_reader(
@@ -260,39 +277,43 @@ def read_bulk_answer(answer: Answer, _dialect: Dialect) -> tuple[frozenset[str],
     )
 
 
-def check_base_url(text: str, *, allow_plain_http: bool) -> str:
+def check_base_url(text: object, *, allow_plain_http: bool) -> str:
     """The base URL without its trailing slash; a path in it is kept as a prefix.
 
     Raises:
         ConfigurationError: It is not an http(s) URL, or has a user, query or fragment, or is plain
             http to another machine.
     """
-    problem = ""
+    if not isinstance(text, str):
+        raise ConfigurationError(f"base_url must be a str, not {type(text).__name__}")
+    problem = _base_url_problem(text, allow_plain_http=allow_plain_http)
+    if problem:
+        shown = excerpt(text.rpartition("@")[2].partition("?")[0])
+        raise ConfigurationError(f"base_url ('{shown}'): {problem}")
+    return text.rstrip("/")
+
+
+def _base_url_problem(text: str, *, allow_plain_http: bool) -> str:
     try:
         parts = urlsplit(text)
         host = parts.hostname
         _ = parts.port
     except ValueError as error:
-        problem = str(error)
-    else:
-        if " " in text or not text.isprintable():
-            problem = "it has spaces or control characters in it"
-        elif parts.scheme not in {"http", "https"} or not host:
-            problem = "it must look like https://host or https://host/prefix"
-        elif parts.username is not None or parts.password is not None:
-            problem = "it must not hold a user or password; the key is given as api_key"
-        elif "?" in text or "#" in text:
-            problem = "it must not hold a query or fragment"
-        elif {".", ".."} & set(parts.path.split("/")):
-            problem = "its path must not hold '.' or '..'"
-        elif parts.scheme == "http" and not allow_plain_http and not _is_loopback(host):
-            problem = (
-                "plain http would show the key on the way; use https, or allow_plain_http=True"
-            )
-    if problem:
-        shown = excerpt(text.rpartition("@")[2].partition("?")[0])
-        raise ConfigurationError(f"base_url ('{shown}'): {problem}")
-    return text.rstrip("/")
+        return str(error)
+    problem = ""
+    if " " in text or not text.isprintable():
+        problem = "it has spaces or control characters in it"
+    elif parts.scheme not in {"http", "https"} or not host:
+        problem = "it must look like https://host or https://host/prefix"
+    elif parts.username is not None or parts.password is not None:
+        problem = "it must not hold a user or password; the key is given as api_key"
+    elif "?" in text or "#" in text:
+        problem = "it must not hold a query or fragment"
+    elif {".", ".."} & set(parts.path.split("/")):
+        problem = "its path must not hold '.' or '..'"
+    elif parts.scheme == "http" and not allow_plain_http and not _is_loopback(host):
+        problem = "plain http would show the key on the way; use https, or allow_plain_http=True"
+    return problem
 
 
 def _is_loopback(host: str) -> bool:
@@ -423,6 +444,8 @@ def is_quota_refusal(answer: Answer) -> bool:
 
 
 def _error_body(answer: Answer) -> Mapping[str, Any]:
+    if len(answer.body) > ERROR_LIMIT:  # parsed, it would take many times the memory
+        return {}
     try:
         return _as_object(decode_json(answer.body))
     except DecodeError:

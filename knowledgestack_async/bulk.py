@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from collections.abc import Awaitable
 from types import TracebackType
 from typing import Any, Self
 
@@ -126,7 +127,7 @@ class RerunJob:
     async def __aenter__(self) -> Self:
         self._began_at = self._clock.now()
         await self._journal.open(self._upstream.server, self._settings.defining)
-        self._publish(is_over=False)
+        await self._publish(is_over=False)
         self._work = asyncio.get_running_loop().create_task(self._run())
         return self
 
@@ -322,9 +323,9 @@ class RerunJob:
             self._publish(is_over=False)
         await self._outcomes.put(RerunOutcome.of(item))
 
-    def _publish(self, *, is_over: bool) -> None:
+    def _publish(self, *, is_over: bool) -> Awaitable[None]:
         self._published_at = self._clock.now()
-        self._journal.publish({"is_over": is_over, **attrs.asdict(self.progress)})
+        return self._journal.publish({"is_over": is_over, **attrs.asdict(self.progress)})
 
     async def _read_report(self) -> RerunReport:
         tally = Tally()

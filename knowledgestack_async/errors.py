@@ -7,6 +7,7 @@ KnowledgeStackError
 ├── SessionError (RuntimeError)          the session is not open, closed, or belongs to another loop
 ├── WalkError                            the list contradicts itself or changes faster than it can be read
 └── RequestError                         one call failed; says which, why, and whether to send it again
+    ├── CredentialError                  the function for ``api_key`` or ``token`` failed: nothing was sent
     ├── ConnectionFailed                 no connection could be made: nothing was sent
     ├── ConnectionLost                   an idempotent call was sent, and no whole answer came back
     ├── OutcomeUnknown                   it may have acted on the server, and nobody can tell
@@ -44,6 +45,7 @@ __all__ = [
     "Conflict",
     "ConnectionFailed",
     "ConnectionLost",
+    "CredentialError",
     "DeadlineExceeded",
     "FieldError",
     "Forbidden",
@@ -135,8 +137,16 @@ class RequestError(KnowledgeStackError):
             f"{self.tries} {'try' if self.tries == 1 else 'tries'}",
             "safe to send again" if self.safe_to_retry else "not safe to send again",
         ]
-        text = f"{self.method} {self.path}: {self.message} ({', '.join(filter(None, facts))})"
+        call = f"{self.method} {self.path}: " if self.method else ""
+        text = f"{call}{self.message} ({', '.join(filter(None, facts))})"
         return f"{text}. {self.hint}" if self.hint else text
+
+
+class CredentialError(RequestError):
+    """The function for ``api_key`` or ``token`` raised something, so nothing was sent.
+
+    What it raised is the error's ``__cause__``.
+    """
 
 
 class ConnectionFailed(RequestError):

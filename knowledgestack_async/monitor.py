@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
@@ -13,7 +14,7 @@ from collections.abc import (
     Iterator,
 )
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 from uuid import UUID
 
 from ._baseline import Baseline
@@ -56,12 +57,16 @@ async def wait_for_end(
                     on_change(last)
             if change.is_final and last is not None:
                 return last
-    raise DeadlineExceeded(
+    raise _too_late(what, watch.last_state)
+
+
+def _too_late(what: str, last: object = None) -> DeadlineExceeded:
+    return DeadlineExceeded(
         "it is not over yet",
         "wait for",
         what,
         hint="Wait longer, or go on from what .last holds.",
-        last=watch.last_state,
+        last=last,
     )
 
 
@@ -89,23 +94,27 @@ class StatusPoll:
     def __init__(
         self,
         read: Callable[[str | UUID], Awaitable[WorkflowStatusResponse]],
-        workflow_ids: Iterable[str | UUID] | AsyncIterable[str | UUID],
+        workflow_ids: object,
         spawn: Spawn,
         *,
+        check_usable: Callable[[], None],
         concurrency: int,
     ) -> None:
         check_count(concurrency, "concurrency")
         if isinstance(workflow_ids, str | bytes):
             raise ConfigurationError("workflow_ids must be an iterable of ids, not one text")
+        if not isinstance(workflow_ids, Iterable | AsyncIterable):
+            raise ConfigurationError(f"workflow_ids must be an iterable, not {workflow_ids!r:.60}")
+        self._check_usable = check_usable
         self._read = read
         self._spawn = spawn
         self._concurrency = concurrency
         self._ids: Iterator[str | UUID] | None = None
         self._later_ids: AsyncIterator[str | UUID] | None = None
         if isinstance(workflow_ids, AsyncIterable):
-            self._later_ids = aiter(workflow_ids)
+            self._later_ids = aiter(cast("AsyncIterable[str | UUID]", workflow_ids))
         else:
-            self._ids = iter(workflow_ids)
+            self._ids = iter(cast("Iterable[str | UUID]", workflow_ids))
         self._pull: asyncio.Task[str | UUID] | None = None
         self._asked: set[asyncio.Task[StatusResult]] = set()
         self._arrived = asyncio.Event()
@@ -125,6 +134,7 @@ class StatusPoll:
         return self
 
     async def __anext__(self) -> StatusResult:
+        self._check_usable()
         while not self._ready:
             self._fill()
             if not self._asked and self._pull is None:
@@ -137,15 +147,18 @@ class StatusPoll:
     def _collect(self) -> None:
         done = {task for task in self._asked if task.done()}
         self._asked -= done
-        if any(task.cancelled() for task in done):
-            raise SessionError("the session was closed during the poll")
-        self._ready = [task.result() for task in done]
+        was_closed = any(task.cancelled() for task in done)
+        self._ready += [task.result() for task in done if not task.cancelled()]
         if self._pull is not None and self._pull.done():
             pull, self._pull = self._pull, None
+            was_closed = was_closed or pull.cancelled()
             try:
-                self._ask(pull.result())
+                if not was_closed:
+                    self._ask(pull.result())
             except StopAsyncIteration:
                 self._later_ids = None
+        if was_closed:
+            raise SessionError("the session was closed during the poll")
 
     def _fill(self) -> None:
         """Ask about as many as may be in flight; an asynchronous source is waited for on the side."""
@@ -194,10 +207,13 @@ class ClosingPoll:
     def __init__(self, watch: Watch[WorkflowStatusResponse]) -> None:
         self._watch = watch
         self._is_open = False
+        self._late: Iterator[str] | None = None
+        # After a break nobody says that it is over, but nobody has it any more either.
+        weakref.finalize(self, watch.stop)
 
     async def close(self) -> None:
         """Stop watching."""
-        await self._watch.__aexit__(None, None, None)
+        self._watch.stop()
 
     def __aiter__(self) -> Self:
         return self
@@ -207,6 +223,10 @@ class ClosingPoll:
         async for change in self._watch:
             if change.is_final:
                 return StatusResult(change.workflow_id, status=change.state, error=change.error)
+        if self._late is None:
+            self._late = iter(self._watch.unfinished if self._watch.timed_out else [])
+        for workflow_id in self._late:
+            return StatusResult(workflow_id, error=_too_late(f"workflow {workflow_id}"))
         raise StopAsyncIteration
 
     async def __aenter__(self) -> Self:

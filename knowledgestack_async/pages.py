@@ -94,7 +94,7 @@ class _Walk(Generic[T]):
             )
         fresh = self.seam.take(window, plan, read_after=ahead is None or plan is not ahead.plan)
         self._heed(window, plan)
-        self.is_done = window.is_last
+        self.is_done = window.is_last and not self.seam.is_stale
         self._skip_passed()
         if self.is_done:
             self.drop()
@@ -246,6 +246,7 @@ class PageIterator(Generic[T]):
         self._limit = limit
         self._keep = keep
         self._buffer: deque[T] = deque()
+        self._turn = asyncio.Lock()
         self.matched: int = 0
         if position is not None:
             self._restore(position)
@@ -281,10 +282,14 @@ class PageIterator(Generic[T]):
         self._buffer.clear()
 
     async def _next_page(self) -> list[T]:
-        if self._buffer:
-            page = list(self._buffer)
-            self._buffer.clear()
-            return page
+        async with self._turn:  # several may walk together: each item goes to one of them
+            if self._buffer:
+                page = list(self._buffer)
+                self._buffer.clear()
+                return page
+            return await self._read_page()
+
+    async def _read_page(self) -> list[T]:
         while not self._walk.is_done and self._wanted != 0:
             # What a filter will let through can't be known, so only an unfiltered walk stops early.
             fresh = await self._walk.next_page(self._wanted if self._keep is None else None)
@@ -310,7 +315,9 @@ class PageIterator(Generic[T]):
             not isinstance(reach, int)
             or not isinstance(total, int | None)
             or not isinstance(last_ids, list)
+            or isinstance(reach, bool)
             or reach < 0
+            or (total or 0) < 0
         ):
             raise ConfigurationError("position must be what an iterator's .position gave")
         self._walk.seam.restore(reach, total, [str(id_) for id_ in cast("list[object]", last_ids)])
@@ -320,10 +327,11 @@ class PageIterator(Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        if not self._buffer:
-            self._buffer.extend(await self._next_page())
-        if not self._buffer:
-            raise StopAsyncIteration
+        while not self._buffer:
+            page = await self._next_page()
+            if not page:
+                raise StopAsyncIteration
+            self._buffer.extend(page)
         return self._buffer.popleft()
 
     def __await__(self) -> Generator[Any, None, list[T]]:

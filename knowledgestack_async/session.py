@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import re
+from collections.abc import Callable, Coroutine, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from copy import copy
 from ssl import SSLContext
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
-from urllib.parse import quote, urlencode
+from typing import Any, Protocol, Self, TypeVar, cast
+from urllib.parse import quote, unquote, urlencode
+from weakref import WeakValueDictionary
 
 import aiohttp
 import attrs
@@ -28,6 +31,7 @@ from ._settings import (
     ApiKey,
     CallOptions,
     GivenKeys,
+    SealedHeaders,
     call_options,
     changed,
     resolve_key,
@@ -96,6 +100,7 @@ class _Core:
         self.is_closed = False
         self.tasks: set[asyncio.Task[Any]] = set()
         self.closables: dict[object, Closable] = {}
+        self.shared: WeakValueDictionary[object, Closable] = WeakValueDictionary()
 
 
 class Session:
@@ -157,13 +162,16 @@ class Session:
         chance: Chance | None = None,
     ) -> None:
         load_long_way()
-        key = seal(api_key)
-        del api_key  # so that no error's frame shows it
-        self._options = call_options(key, timeout, deadline, headers, retry)
-        self._base_url = check_base_url(
-            base_url or os.environ.get("KS_BASE_URL") or DEFAULT_BASE_URL,
-            allow_plain_http=allow_plain_http,
+        key, sealed = seal(api_key), None if headers is None else SealedHeaders(headers)
+        del api_key, headers  # so that no error's frame shows them
+        self._options = call_options(key, timeout, deadline, sealed, retry)
+        if base_url is None:
+            base_url = os.environ.get("KS_BASE_URL") or DEFAULT_BASE_URL
+        self._base_url = check_base_url(base_url, allow_plain_http=allow_plain_http)
+        way = TransportOptions(
+            client_session=client_session, trace_configs=trace_configs, proxy=proxy, ssl=ssl
         )
+        way.check()
         self.clock: Clock = clock or MonotonicClock()
         self.chance: Chance = chance or random.Random()
         self._negotiation = Negotiation(dialect, self.clock)
@@ -174,9 +182,6 @@ class Session:
             ceiling=max_in_flight,
             pool_size=pool_size,
             rate=rate,
-        )
-        way = TransportOptions(
-            client_session=client_session, trace_configs=trace_configs, proxy=proxy, ssl=ssl
         )
         transport = Transport(self._base_url, way, self.clock)
         engine = Engine(
@@ -190,6 +195,8 @@ class Session:
         self._is_view = False
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_core"):  # an error's frame shows one that is half made
+            return "<Session that was not made>"
         return f"<Session to {self._base_url}, dialect {self.dialect}>"
 
     @property
@@ -243,15 +250,15 @@ class Session:
             hurried = session.with_options(deadline=2)
             ```
         """
-        key = seal(api_key)
-        del api_key
+        key, sealed = seal(api_key), None if headers is None else SealedHeaders(headers)
+        del api_key, headers
         return self._view(
             changed(
                 self._options,
                 api_key=key,
                 timeout=timeout,
                 deadline=deadline,
-                headers=headers,
+                headers=sealed,
                 retry=retry,
             )
         )
@@ -260,6 +267,13 @@ class Session:
         view = copy(self)
         view._options, view._is_view = options, True  # noqa: SLF001 - it is one of us
         return view
+
+    def with_what_is_left(self, began: float) -> Session:
+        """A view for a further request of a call that began then: the deadline is for all of it."""
+        if self.deadline is None:
+            return self
+        left = self.deadline - (self.clock.now() - began)
+        return self._view(msgspec.structs.replace(self._options, deadline=left))
 
     def without_deadline(self) -> Session:
         """A view for work that many calls share, and that none of their deadlines may end."""
@@ -285,8 +299,13 @@ class Session:
 
     @property
     def identity(self) -> object:
-        """What answers may be shared by: calls with the same credential and headers."""
+        """What answers may be shared by, which is calls with the same credential and headers."""
         return self._options.identity
+
+    @property
+    def patience(self) -> object:
+        """How long a call waits, and how often it is sent: what work may be shared by."""
+        return self._options.timeout, self._options.retry
 
     @property
     def is_exhausted(self) -> bool:
@@ -320,13 +339,16 @@ class Session:
         core = self._core
         core.is_closed = True
         core.governor.close()
-        for closable in list(core.closables.values()):
-            await closable.close()
-        tasks = list(core.tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await core.transport.close()
+        try:
+            for closable in [*core.closables.values(), *core.shared.values()]:
+                await closable.close()
+        finally:
+            tasks = list(core.tasks)
+            for task in tasks:
+                task.cancel()
+            # Whoever cancels the closing, too, leaves no connection open.
+            closing = asyncio.ensure_future(core.transport.close())
+            await asyncio.gather(*tasks, asyncio.shield(closing), return_exceptions=True)
 
     async def request(
         self,
@@ -356,12 +378,12 @@ class Session:
             answer = await session.request("GET", "/v1/documents", params={"limit": 5})
             ```
         """
-        method = method.upper()
+        method = str(method).upper()
         if method not in _METHODS:
             raise ConfigurationError(f"method must be one of {', '.join(sorted(_METHODS))}")
         safe = method in _SAFE_METHODS
-        query = urlencode({name: _query_value(value) for name, value in (params or {}).items()})
-        target = Target(_checked_path(path), query)
+        target = Target(_checked_path(path), _checked_query({} if params is None else params))
+        body = None if json is None else _checked_body(json)
         done = await self.execute(
             Call(
                 method=method,
@@ -370,7 +392,7 @@ class Session:
                 accepted=None if safe else _accepted_raw,
                 idempotent=safe if idempotent is None else idempotent,
                 effect=not safe,
-                body=None if json is None else encode_json(json),
+                body=body,
                 own_connection=True,
             )
         )
@@ -415,27 +437,62 @@ class Session:
 
     def keep(self, key: object, make: Callable[[], ClosableT]) -> ClosableT:
         """What lives as long as the session under that key; made if it isn't there yet."""
-        found = self._core.closables.get(key)
-        if found is None:
-            found = self._core.closables[key] = make()
-        return found  # type: ignore[return-value]
+        return _found_or_made(self._core.closables, key, make)
+
+    def share(self, key: object, make: Callable[[], ClosableT]) -> ClosableT:
+        """The same for what lives as long as anybody uses it, and is closed with the session at last."""
+        return _found_or_made(self._core.shared, key, make)
 
 
-def _checked_path(path: str) -> str:
+def _found_or_made(
+    there: MutableMapping[object, Closable], key: object, make: Callable[[], ClosableT]
+) -> ClosableT:
+    found = there.get(key)
+    if found is None:
+        found = there[key] = make()
+    return cast("ClosableT", found)
+
+
+def _checked_path(path: object) -> str:
+    if not isinstance(path, str):
+        raise ConfigurationError(f"path must be a str, not {type(path).__name__}")
     problem = ""
     if not path.startswith("/") or path.startswith("//"):
         problem = "must begin with one slash: it is a path below the base URL"
     elif any(not char.isprintable() or char in " \\?#" for char in path):
         problem = "must not hold spaces, control characters, backslashes, '?' or '#'"
-    elif {".", ".."} & set(path.replace("%2e", ".").replace("%2E", ".").split("/")):
+    elif {".", ".."} & set(re.split(r"[/\\]", unquote(path))):
         problem = "must not hold '.' or '..'"
     if problem:
         raise ConfigurationError(f"path {path[:100]!r} {problem}")
     return quote(path, safe="/%:@!$&'()*+,;=~-._")
 
 
-def _query_value(value: str | float | bool) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _checked_query(params: object) -> str:
+    if not isinstance(params, Mapping):
+        raise ConfigurationError(f"params must be a mapping, not {type(params).__name__}")
+    texts: dict[str, str] = {}
+    for name, value in cast("Mapping[object, object]", params).items():
+        if not isinstance(name, str) or not isinstance(value, str | int | float):
+            raise ConfigurationError(
+                f"params must be texts, numbers or booleans by their names, not {name!r}: "
+                f"{type(value).__name__}"
+            )
+        texts[name] = str(value).lower() if isinstance(value, bool) else str(value)
+    with suppress(UnicodeEncodeError):
+        return urlencode(texts)
+    raise ConfigurationError("params have half a character in them (a lone surrogate)")
+
+
+def _checked_body(json: object) -> bytes:
+    reason = ""
+    try:
+        return encode_json(json)
+    except (TypeError, ValueError, OverflowError) as error:  # msgspec's own are of these
+        reason = str(error)
+    except RecursionError:
+        reason = "it holds itself, or is nested too deeply"
+    raise ConfigurationError(f"json can't be sent: {reason}")
 
 
 def _read_raw(answer: Answer, _dialect: Dialect) -> RawResponse:

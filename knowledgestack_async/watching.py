@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
-from enum import StrEnum
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import attrs
 import msgspec
 
-from ._checks import check_seconds
+from ._changes import Backlog, ChangeKind, Packing, StatusChange
+from ._checks import check_each, check_seconds
 from ._clock import Clock
 from ._poller import Observation, Pace, Poller, Subscription
 from .errors import KnowledgeStackError, SessionError
@@ -30,48 +29,6 @@ class HasStatus(Protocol):
     def is_terminal(self) -> bool:
         """Whether it is over."""
         ...
-
-
-class ChangeKind(StrEnum):
-    """What a ``StatusChange`` tells."""
-
-    STATUS = "status"
-    """Its status is another one, or is seen for the first time."""
-    NEW_RUN = "new_run"
-    """It was started again: the states from here on are of another run."""
-    MISSING = "missing"
-    """There is no such thing, or not any more."""
-    TROUBLE = "trouble"
-    """It, or everything if there is no id, can't be looked up now; the watch goes on."""
-    RECOVERED = "recovered"
-    """Everything can be looked up again."""
-
-
-@attrs.frozen(kw_only=True)
-class StatusChange(Generic[StateT]):
-    """One change that was seen.
-
-    Attributes:
-        kind: What it tells.
-        workflow_id: Whose; empty where all are meant.
-        previous: The status before; None at first sight.
-        current: The status now; None where it is missing or unknown.
-        is_final: Whether it is over with this.
-        seen_at: When it was seen, by this machine's clock.
-        state: What was read.
-        error: What went wrong, for ``missing`` and ``trouble``.
-        merged: How many changes in between were left out because nobody was looking.
-    """
-
-    kind: ChangeKind
-    workflow_id: str = ""
-    previous: str | None = None
-    current: str | None = None
-    is_final: bool = False
-    seen_at: datetime
-    state: StateT | None = None
-    error: KnowledgeStackError | None = None
-    merged: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -110,6 +67,8 @@ class _Known(msgspec.Struct):
     run: Any
     changed_at: float
     is_over: bool
+    tick: int = 0
+    """When it was seen last, in a watch of everything."""
 
 
 class Watch(Generic[StateT]):
@@ -124,8 +83,9 @@ class Watch(Generic[StateT]):
     def __init__(
         self,
         poller: Callable[[], Poller[StateT]],
-        ids: Iterable[str] | None,
+        ids: object | None,
         *,
+        check: Callable[[object], str],
         clock: Clock,
         status_of: Callable[[StateT], str],
         run_of: Callable[[StateT], Any],
@@ -134,12 +94,14 @@ class Watch(Generic[StateT]):
         after: Mapping[str, Any] | None = None,
         is_newer: Callable[[StateT, Any], bool] = lambda _current, _before: True,
         stays_open: bool = False,
+        packing: Packing[StateT] | None = None,
     ) -> None:
         if deadline is not None:
             check_seconds(deadline, "deadline")
         self._make_poller = poller
         self._everything = ids is None
-        self._ids = dict.fromkeys(ids or ())
+        self._check = check
+        self._ids = dict.fromkeys([] if ids is None else check_each(ids, "the ids", check))
         self._clock = clock
         self._status_of = status_of
         self._run_of = run_of
@@ -152,27 +114,37 @@ class Watch(Generic[StateT]):
         self._subscription: Subscription[StateT] | None = None
         self._began_at = 0.0
         self._known: dict[str, _Known] = {}
+        self._ends: dict[str | None, _Known] = {}
+        self._tick = 0
         self._counts: Counter[str] = Counter()
         self._finished = 0
         self._missing = 0
         self._endings: deque[float] = deque()
-        self._pending: dict[tuple[str, ChangeKind], StatusChange[StateT]] = {}
+        self._pending = Backlog(packing)
         self._news = asyncio.Event()
         self._trouble: KnowledgeStackError | None = None
         self._in_trouble: set[str] = set()
         self._last_error: KnowledgeStackError | None = None
         self._is_over = False
+        self._ended_by: Exception | None = None
         self._has_looked = False
         self.timed_out: bool = False
         self.last_state: StateT | None = None
 
     async def __aenter__(self) -> Self:
+        if self._poller is not None:
+            raise SessionError("a watch is used once; make another one")
         self._began_at = self._clock.now()
         self._poller = self._make_poller()
         self._is_over = not self._everything and not self._ids and not self._stays_open
         if not self._is_over:
             self._subscription = self._poller.subscribe(
-                self._ids, self._observe, self._end_tick, self._pace, everything=self._everything
+                self._ids,
+                self._observe,
+                self._end_tick,
+                self._end,
+                self._pace,
+                everything=self._everything,
             )
         return self
 
@@ -182,24 +154,36 @@ class Watch(Generic[StateT]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._stop()
+        self.stop()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> StatusChange[StateT]:
+        await self._wait_until_pending()
+        if not self._pending:
+            raise StopAsyncIteration
+        return self._pending.take()
+
+    async def next_changes(self) -> list[StatusChange[StateT]]:
+        """All the changes that wait, once there are any; none when the watch is over."""
+        await self._wait_until_pending()
+        return [self._pending.take() for _ in range(len(self._pending))]
+
+    async def _wait_until_pending(self) -> None:
         if self._poller is None:
             raise SessionError("use a watch with 'async with', and iterate inside of it")
         while not self._pending:
+            if self._ended_by is not None:
+                raise self._ended_by
             if self._is_over:
-                raise StopAsyncIteration
+                return
             self._news.clear()
             if (
                 not await self._wait_for_news()
             ):  # pragma: no cover - run by a test of a silent server,
                 self.timed_out = True  # but Python 3.11 doesn't trace what follows a timeout here
-                self._stop()
-        return self._pending.pop(next(iter(self._pending)))
+                self.stop()
 
     async def _wait_for_news(self) -> bool:
         try:
@@ -209,13 +193,25 @@ class Watch(Generic[StateT]):
             return False
         return True
 
-    def add(self, id_: str, after: Any = None) -> None:
-        """Watch one more from now on; for watches that stay open."""
+    def add(self, workflow_id: object, after: Any = None) -> None:
+        """Watch one more from now on; for watches that stay open.
+
+        Raises:
+            ConfigurationError: The id is none.
+        """
+        id_ = self._check(workflow_id)
         self._ids[id_] = None
         if after is not None:
             self._after[id_] = after
-        if self._subscription is not None:
+        if self._subscription is not None and self._poller is not None:
             self._subscription.wanted.add(id_)
+            self._poller.look_sooner(self._subscription)
+
+    @property
+    def unfinished(self) -> list[str]:
+        """The ids that were given and are not over yet."""
+        known = self._known
+        return [id_ for id_ in self._ids if id_ not in known or not known[id_].is_over]
 
     @property
     def summary(self) -> WatchSummary:
@@ -243,13 +239,23 @@ class Watch(Generic[StateT]):
             is_complete=self._has_looked or self._is_over,
         )
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """End it."""
         self._is_over = True
         if self._poller is not None and self._subscription is not None:
             self._poller.unsubscribe(self._subscription)
         self._news.set()
 
-    def _end_tick(self, trouble: KnowledgeStackError | None) -> None:
+    def _end(self, reason: Exception) -> None:
+        """There will be no more ticks."""
+        self._ended_by = reason
+        self._is_over = True
+        self._news.set()
+
+    def _end_tick(self, trouble: KnowledgeStackError | None, all_was_seen: bool) -> None:
+        if all_was_seen and self._everything:
+            self._look_for_vanished()
+        self._tick += 1
         if trouble is not None:
             self._last_error = trouble
             if self._trouble is None:
@@ -260,7 +266,16 @@ class Watch(Generic[StateT]):
         self._trouble = trouble
         if self._time_left() == 0:
             self.timed_out = True
-            self._stop()
+            self.stop()
+
+    def _look_for_vanished(self) -> None:
+        """What a look at everything didn't show is looked up by itself in the next tick."""
+        if self._subscription is not None:
+            self._subscription.wanted.update(
+                id_
+                for id_, known in self._known.items()
+                if known.tick != self._tick and known.status is not None
+            )
 
     def _time_left(self) -> float | None:
         if self._deadline is None:
@@ -271,8 +286,9 @@ class Watch(Generic[StateT]):
         known = self._known.get(seen.id)
         if self._is_over or (known is not None and known.is_over and not self._everything):
             return
-        if seen.error is None or seen.is_missing:
+        if seen.id in self._in_trouble and (seen.error is None or seen.is_missing):
             self._in_trouble.discard(seen.id)
+            self._tell(ChangeKind.RECOVERED, seen.id)
         if seen.state is not None:
             self.last_state = seen.state
             self._observe_state(seen.id, seen.state, known)
@@ -291,10 +307,13 @@ class Watch(Generic[StateT]):
         previous = None if known is None else known.status
         is_over = state.is_terminal and not is_old
         if known is not None and (status, run, is_over) == (known.status, known.run, known.is_over):
+            known.tick = self._tick
+            if is_over and self._subscription is not None:
+                self._subscription.wanted.discard(id_)
             return
         if known is not None and known.run != run and known.run is not None:
             self._tell(ChangeKind.NEW_RUN, id_, previous=previous, state=state)
-        self._remember(id_, _Known(status, run, self._clock.now(), is_over), known)
+        self._remember(id_, _Known(status, run, self._clock.now(), is_over, self._tick), known)
         if not is_old:
             self._tell(
                 ChangeKind.STATUS,
@@ -310,7 +329,10 @@ class Watch(Generic[StateT]):
             return
         previous = None if known is None else known.status
         self._remember(seen.id, _Known(None, None, self._clock.now(), is_over=True), known)
-        self._tell(ChangeKind.MISSING, seen.id, previous=previous, final=True, error=seen.error)
+        was_over = known is not None and known.is_over
+        self._tell(
+            ChangeKind.MISSING, seen.id, previous=previous, final=not was_over, error=seen.error
+        )
 
     def _remember(self, id_: str, now: _Known, before: _Known | None) -> None:
         for known, step in ((before, -1), (now, 1)):
@@ -321,6 +343,8 @@ class Watch(Generic[StateT]):
                     del self._counts[status]
                 self._finished += step * (known.is_over and known.status is not None)
                 self._missing += step * (known.status is None)
+        if now.is_over and not self._everything:  # then nothing of it but the status is needed
+            now = self._ends.setdefault(now.status, now)
         self._known[id_] = now
         wanted = set[str]() if self._subscription is None else self._subscription.wanted
         if now.is_over:
@@ -330,7 +354,7 @@ class Watch(Generic[StateT]):
         else:
             wanted.add(id_)
         if not (self._everything or self._stays_open or wanted):
-            self._stop()
+            self.stop()
 
     def _tell(
         self,
@@ -343,16 +367,7 @@ class Watch(Generic[StateT]):
         state: StateT | None = None,
         error: KnowledgeStackError | None = None,
     ) -> None:
-        waiting = self._pending.pop((id_, kind), None)
-        self._pending[id_, kind] = StatusChange(
-            kind=kind,
-            workflow_id=id_,
-            previous=previous if waiting is None else waiting.previous,
-            current=current,
-            is_final=final,
-            seen_at=datetime.now(UTC),
-            state=state,
-            error=error,
-            merged=0 if waiting is None else waiting.merged + 1,
+        self._pending.add(
+            kind, id_, previous=previous, current=current, final=final, state=state, error=error
         )
         self._news.set()

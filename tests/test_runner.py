@@ -280,14 +280,17 @@ async def test_a_callable_that_fails_never_falls_back_and_tells_nothing(
     def ask():
         raise LookupError("vault-password-1")
 
-    with pytest.raises(LookupError):
+    with pytest.raises(ks.CredentialError, match="raised LookupError") as refused:
         async with report_outcome(session, run.id, token=ask):
             pass
+    assert isinstance(refused.value.__cause__, LookupError)
     with pytest.raises(ValueError, match="mine") as caught:
         async with report_outcome(session, run.id, token=ask) as outcome:
             raise ValueError("mine")
-    assert caught.value.__notes__ == [f"The outcome of run {run.id} is not delivered: LookupError"]
-    assert isinstance(outcome.problem, LookupError)
+    [note] = caught.value.__notes__
+    assert note.startswith(f"The outcome of run {run.id} is not delivered: ")
+    assert "the function for api_key or token raised LookupError" in note
+    assert isinstance(outcome.problem, ks.CredentialError)
     assert "vault-password-1" not in caplog.text
     assert sandbox.requests == []
 

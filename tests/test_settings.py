@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 import knowledgestack_async as ks
 from knowledgestack_async._checks import check_count, check_seconds
-from knowledgestack_async._settings import GivenKeys, call_options, changed, resolve_key
+from knowledgestack_async._settings import (
+    GivenKeys,
+    SealedHeaders,
+    call_options,
+    changed,
+    resolve_key,
+)
 from knowledgestack_async._wire import Secret, seal
 
 NAN, INF = float("nan"), float("inf")
@@ -24,12 +30,14 @@ def no_environment(monkeypatch):
 
 
 def options(api_key="sk-user-1", timeout=30.0, deadline=None, headers=None, retry=None):
-    return call_options(seal(api_key), timeout, deadline, headers, retry)
+    sealed = None if headers is None else SealedHeaders(headers)
+    return call_options(seal(api_key), timeout, deadline, sealed, retry)
 
 
 def but(options_, **changes):
     unchanged = dict.fromkeys(["api_key", "timeout", "deadline", "headers", "retry"])
-    sealed = {name: seal(value) if name == "api_key" else value for name, value in changes.items()}
+    seals = {"api_key": seal, "headers": SealedHeaders}
+    sealed = {name: seals.get(name, lambda same: same)(value) for name, value in changes.items()}
     return changed(options_, **{**unchanged, **sealed})
 
 

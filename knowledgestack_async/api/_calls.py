@@ -39,10 +39,11 @@ async def read_page(
         route=Route.LIST_INGESTIONS,
         priority=priority,
     )
+    began = session.clock.now()
     page, was_understood = (await session.execute(call)).value
     if not was_understood:
         # The server ignored which page was asked for; now that is known, ask again in its own way.
-        page, _ = (await session.execute(call)).value
+        page, _ = (await session.with_what_is_left(began).execute(call)).value
     return page
 
 

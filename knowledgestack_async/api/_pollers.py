@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
-from .._poller import Deliver, Poller, Reader, read_each
+from .._poller import Deliver, Poller, Reader, Sight, read_each
 from .._sweeps import IngestionReader
 from .._windows import Window
 from .._wire import Priority
@@ -37,9 +37,10 @@ class _EachReader(Reader[StateT]):
         *,
         everything: bool,
         since: datetime | None,
-    ) -> None:
+    ) -> Sight:
         del everything, since
         await read_each(self._get, sorted(wanted), deliver)
+        return Sight()
 
 
 def ingestion_poller(session: Session) -> Poller[WorkflowSummaryResponse]:
@@ -88,4 +89,4 @@ def _poller(
     def make() -> Poller[StateT]:
         return Poller(make_reader(), session.clock, session.chance, session.cooling_for)
 
-    return session.keep((kind, session.identity), make)
+    return session.share((kind, session.identity, session.patience), make)

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import attrs
 
-from .._checks import check_count, check_seconds
+from .._baseline import Baseline
+from .._checks import check_callable, check_count, check_seconds
+from .._codec import pack_summary, unpack_summary
 from .._dialects import Route
 from .._filters import ListFilters
 from .._poller import Pace
 from .._windows import Window
 from .._wire import Call, Priority, check_id, model_reader, route_target
+from ..errors import ConfigurationError, DeadlineExceeded
 from ..models import (
     IngestionStatus,
     PaginatedResponse,
@@ -40,6 +43,7 @@ __all__ = [
 ]
 
 LARGEST_PAGE = 100
+MOMENT = 1e-6
 
 
 async def list_ingestion_workflows(
@@ -125,7 +129,7 @@ def iter_ingestion_workflows(
     check_count(page_size, "page_size", most=LARGEST_PAGE)
     if limit is not None:
         check_count(limit, "limit")
-    if prefetch is not None and prefetch != 0:
+    if str(prefetch) not in {"None", "0"}:
         check_count(prefetch, "prefetch")
     filters = ListFilters.checked(
         status=status,
@@ -249,19 +253,29 @@ async def wait_for_ingestion(
         ```
     """
     checked = check_id(workflow_id)
-    watch = watch_ingestions(
-        session,
-        [checked],
-        deadline=session.deadline if deadline is None else deadline,
-        after=None if after is None else {checked: after},
-    )
-    last = await wait_for_end(watch, f"ingestion {checked}", on_change)
-    # A list that was read for others may have told it; what the detail adds is read then.
-    return (
-        last
-        if isinstance(last, WorkflowDetailResponse)
-        else await get_ingestion_workflow(session, checked)
-    )
+    check_callable(on_change, "on_change")
+    deadline = session.deadline if deadline is None else check_seconds(deadline, "deadline")
+    timed, began = session.with_options(deadline=deadline), session.clock.now()
+    while True:
+        rest = timed.with_what_is_left(began)
+        watch = watch_ingestions(
+            session,
+            [checked],
+            deadline=None if rest.deadline is None else max(rest.deadline, MOMENT),
+            after=None if after is None else {checked: after},
+        )
+        last = await wait_for_end(watch, f"ingestion {checked}", on_change)
+        if isinstance(last, WorkflowDetailResponse):
+            return last
+        # A list that was read for others has told it; what the detail adds is read now.
+        try:
+            detail = await get_ingestion_workflow(timed.with_what_is_left(began), checked)
+        except DeadlineExceeded as error:
+            error.last = last
+            raise
+        if detail.is_terminal:
+            return detail
+        after = last  # somebody has started it again meanwhile
 
 
 def watch_ingestions(
@@ -307,16 +321,32 @@ def watch_ingestions(
         pace = Pace(first=seconds, longest=max(seconds, Pace().longest))
     return Watch(
         lambda: ingestion_poller(session),
-        None if workflow_ids is None else [check_id(one) for one in workflow_ids],
+        workflow_ids,
+        check=check_id,
         clock=session.clock,
         status_of=lambda item: str(item.status),
         run_of=_run_of,
         deadline=deadline,
         pace=pace,
-        after=after,
+        after={} if after is None else _checked_after(after),
         is_newer=is_newer_run,
         stays_open=stays_open,
+        packing=(pack_summary, unpack_summary),
     )
+
+
+def _checked_after(after: object) -> dict[str, WorkflowSummaryResponse | Baseline]:
+    if not isinstance(after, Mapping):
+        raise ConfigurationError(f"after must be a mapping by id, not {type(after).__name__}")
+    given = cast("Mapping[object, object]", after)
+    kept = {
+        check_id(id_): one
+        for id_, one in given.items()
+        if isinstance(one, WorkflowSummaryResponse | Baseline)
+    }
+    if len(kept) != len(given):
+        raise ConfigurationError("after must hold ingestions as they were read before the rerun")
+    return kept
 
 
 def _run_of(item: WorkflowSummaryResponse) -> datetime | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Literal
 from uuid import UUID
 
+from .._checks import check_callable, check_each
 from .._codec import encode_json
 from .._dialects import Route
 from .._wire import (
@@ -187,6 +189,7 @@ async def wait_for_workflow_run(
         RequestError: The run can't be read.
     """
     checked = check_id(run_id, "run_id")
+    check_callable(on_change, "on_change")
     watch = watch_workflow_runs(
         session, [checked], deadline=session.deadline if deadline is None else deadline
     )
@@ -213,7 +216,8 @@ def watch_workflow_runs(
     """
     return Watch(
         lambda: run_poller(session),
-        [check_id(one, "run_id") for one in run_ids],
+        check_each(run_ids, "run_ids", partial(check_id, what="run_id")),
+        check=partial(check_id, what="run_id"),
         clock=session.clock,
         status_of=lambda run: str(run.status),
         run_of=lambda _run: None,

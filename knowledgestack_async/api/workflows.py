@@ -6,6 +6,7 @@ from collections.abc import AsyncIterable, Iterable
 from typing import Literal, overload
 from uuid import UUID
 
+from .._checks import check_each
 from .._dialects import Route
 from .._wire import Call, Priority, check_id, model_reader, route_target
 from ..errors import AlreadyFinished, ConfigurationError
@@ -62,6 +63,7 @@ async def cancel_workflow(
     """
     checked = check_id(workflow_id)
     target = route_target(Route.WORKFLOW, checked)
+    began = session.clock.now()
     if check:
         status = await get_workflow_status(session, checked)
         if status.is_terminal:
@@ -72,7 +74,7 @@ async def cancel_workflow(
                 hint="There is nothing to cancel; nothing was sent.",
                 last=status,
             )
-    done = await session.execute(
+    done = await session.with_what_is_left(began).execute(
         Call(
             method="DELETE",
             target=target,
@@ -141,12 +143,13 @@ def poll_workflow_statuses(
         ```
     """
     if until_closed:
-        if isinstance(workflow_ids, AsyncIterable | str | bytes):
+        if isinstance(workflow_ids, AsyncIterable):
             raise ConfigurationError("until_closed takes ids from an ordinary iterable")
         return ClosingPoll(
             Watch(
                 lambda: status_poller(session),
-                [check_id(one) for one in workflow_ids],
+                check_each(workflow_ids, "workflow_ids", check_id),
+                check=check_id,
                 clock=session.clock,
                 status_of=lambda status: str(status.execution_status),
                 run_of=lambda status: status.run_id,
@@ -157,4 +160,10 @@ def poll_workflow_statuses(
     async def read(workflow_id: str | UUID) -> WorkflowStatusResponse:
         return await read_status(session, check_id(workflow_id), Priority.BACKGROUND)
 
-    return StatusPoll(read, workflow_ids, session.spawn, concurrency=concurrency)
+    return StatusPoll(
+        read,
+        workflow_ids,
+        session.spawn,
+        check_usable=session.check_usable,
+        concurrency=concurrency,
+    )
