@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 from .errors import ConfigurationError
 
-__all__ = ["check_callable", "check_count", "check_each", "check_seconds"]
+__all__ = ["check_callable", "check_count", "check_each", "check_seconds", "check_share"]
 
 T = TypeVar("T")
 
@@ -44,6 +44,16 @@ def check_count(value: object, name: str, *, most: int | None = None) -> int:
         return value
     bound = "from 1" if most is None else f"from 1 to {most}"
     raise ConfigurationError(f"{name} must be a whole number {bound}, not {value!r}")
+
+
+def check_share(value: object, name: str) -> None:
+    """A number from 0 to 1.
+
+    Raises:
+        ConfigurationError: It isn't one.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ConfigurationError(f"{name} must be from 0 to 1, not {value!r}")
 
 
 def check_seconds(value: object, name: str, *, or_zero: bool = False) -> float:

@@ -4,6 +4,7 @@ The pragmas, and why:
 
 - ``journal_mode=WAL``: a commit is one append and one sync, however many rows it has.
 - ``synchronous=FULL``: that sync is waited for, so what was committed is there after a power cut.
+- ``journal_mode=DELETE`` at the end, for what is moved about: one file, which holds everything.
 - ``locking_mode=EXCLUSIVE``: one connection and no shared memory, so that WAL's known trouble with
   two connections can't arise, and a second process is refused at once.
 
@@ -21,6 +22,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -47,12 +49,15 @@ class Layout:
         application_id: The number by which SQLite files tell whose they are.
         version: Of the tables; a file with a higher one is from a newer release.
         tables: The SQL that makes them.
+        closes_log: Whether the log is brought in and put away at the end, so that the file is whole
+            by itself. One that has a log then was not closed, and its log must be there.
     """
 
     what: str
     application_id: int
     version: int
     tables: str
+    closes_log: bool = False
 
 
 class Database:
@@ -87,7 +92,11 @@ class Database:
         except RuntimeError as error:
             self._thread = None
             raise self._explain(error) from None
-        return await asyncio.shield(asyncio.wrap_future(opened))
+        try:
+            return await asyncio.shield(asyncio.wrap_future(opened))
+        except asyncio.CancelledError:
+            self._works.put(None)  # it lets the file go by itself
+            raise
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do some work in a transaction; when this returns, it is committed.
@@ -139,7 +148,13 @@ class Database:
             while self._serve_batch(connection):
                 pass
         finally:
+            self._put_log_away(connection)
             connection.close()
+
+    def _put_log_away(self, connection: sqlite3.Connection) -> None:
+        if self._layout.closes_log:
+            with suppress(sqlite3.Error):  # then the log stays there, too
+                connection.execute("PRAGMA journal_mode = DELETE")
 
     def _serve_batch(self, connection: sqlite3.Connection) -> bool:
         """Commit everything that waits together; False when it is time to close."""
@@ -185,9 +200,11 @@ class Database:
         if not self.path.is_file():
             raise JournalError(f"{self.path} is not a file")  # opening a pipe would wait for ever
         uri = f"{self.path.absolute().as_uri()}?mode=rw"
+        had_log = self.path.with_name(self.path.name + "-wal").exists()
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0)
         try:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._check_log(connection, had_log=had_log)
             self._check(connection)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
@@ -197,6 +214,17 @@ class Database:
             connection.close()
             raise
         return connection
+
+    def _check_log(self, connection: sqlite3.Connection, *, had_log: bool) -> None:
+        """A file that was not closed is not whole without its log."""
+        [found] = connection.execute("PRAGMA application_id").fetchone()
+        [mode] = connection.execute("PRAGMA journal_mode").fetchone()
+        is_ours = self._layout.closes_log and found == self._layout.application_id
+        if is_ours and mode == "wal" and not had_log:
+            raise JournalError(
+                f"{self.path} was not closed, and its log {self.path.name}-wal is missing: "
+                "bring it along, for what happened last is in there"
+            )
 
     def _check(self, connection: sqlite3.Connection) -> None:
         layout = self._layout

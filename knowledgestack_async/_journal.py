@@ -86,12 +86,16 @@ class Journal(Protocol):
         """Whether all targets are in it, so that sending may begin."""
         ...
 
+    async def clear(self) -> None:
+        """Forget the targets of a planning that came to no end."""
+        ...
+
     async def add(self, targets: Sequence[tuple[str, Baseline | None]]) -> None:
         """Write targets down; one that is there already stays as it is."""
         ...
 
     async def set_baselines(self, found: Mapping[str, Baseline]) -> None:
-        """Write down what targets were like before."""
+        """Write down what planned items are like now."""
         ...
 
     async def finish_planning(self) -> None:
@@ -108,6 +112,10 @@ class Journal(Protocol):
 
     async def counts(self) -> dict[ItemState, int]:
         """How many items are in which state."""
+        ...
+
+    async def find(self, workflow_ids: Sequence[str]) -> list[JournalItem]:
+        """The items of these ids."""
         ...
 
     def items(self, *states: ItemState) -> AsyncIterator[JournalItem]:
@@ -139,6 +147,7 @@ _LAYOUT = Layout(
         );
         CREATE INDEX item_by_state ON item (state, number);
     """,
+    closes_log=True,
 )
 
 # SQLite lets Python's lock go for each row that it gives or takes, and where the event loop is busy it
@@ -177,6 +186,7 @@ class SqliteJournal:
     """
 
     CHUNK = 1000
+    FIND = 500
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -246,6 +256,10 @@ class SqliteJournal:
         """All targets are in it."""
         await self._set_header({"planned_at": datetime.now(UTC).isoformat()})
 
+    async def clear(self) -> None:
+        """Forget the targets of a planning that came to no end."""
+        await self._database.run(lambda c: c.execute("DELETE FROM item"))
+
     async def add(self, targets: Sequence[tuple[str, Baseline | None]]) -> None:
         """Write targets down; one that is there already stays as it is."""
         now = datetime.now(UTC).isoformat()
@@ -259,11 +273,11 @@ class SqliteJournal:
         )
 
     async def set_baselines(self, found: Mapping[str, Baseline]) -> None:
-        """Write down what targets were like before."""
+        """Write down what planned items are like now."""
         rows = [(_dump(baseline), one) for one, baseline in found.items()]
         await self._database.run(
             lambda c: c.executemany(
-                "UPDATE item SET baseline = ? WHERE workflow_id = ? AND baseline IS NULL", rows
+                "UPDATE item SET baseline = ? WHERE workflow_id = ? AND state = 'planned'", rows
             )
         )
 
@@ -281,6 +295,17 @@ class SqliteJournal:
             lambda c: c.execute("SELECT state, count(*) FROM item GROUP BY state").fetchall()
         )
         return {ItemState(state): count for state, count in rows}
+
+    async def find(self, workflow_ids: Sequence[str]) -> list[JournalItem]:
+        """The items of these ids."""
+        found: list[JournalItem] = []
+        for begin in range(0, len(workflow_ids), self.FIND):
+            some = workflow_ids[begin : begin + self.FIND]
+            marks = ", ".join("?" * len(some))
+            query = _READ.format(condition=f"workflow_id IN ({marks})", limit=self.FIND)
+            text, _ = await self._database.run(partial(_fetch, query=query, values=tuple(some)))
+            found += _ITEMS.decode(text)
+        return found
 
     async def items(self, *states: ItemState) -> AsyncIterator[JournalItem]:
         """The items in these states, or all, in the order in which they were planned."""

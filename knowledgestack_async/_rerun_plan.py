@@ -28,7 +28,7 @@ from .errors import (
 )
 from .models import WorkflowSummaryResponse
 
-__all__ = ["Source", "plan", "settle"]
+__all__ = ["Source", "plan", "renew", "settle"]
 
 T = TypeVar("T")
 Target: TypeAlias = str | UUID | WorkflowSummaryResponse
@@ -62,18 +62,30 @@ async def plan(journal: Journal, upstream: Upstream, source: Source, pause: Paus
         ConfigurationError: An id can't be one; nothing was sent.
         KnowledgeStackError: The targets, or what they are like, can't be read; nothing was sent.
     """
+    await journal.clear()  # what an earlier call didn't get to the end of is no part of the job
     chunk: list[tuple[str, Baseline | None]] = []
     async for target in _each(source):
         if isinstance(target, WorkflowSummaryResponse):
-            chunk.append((target.workflow_id, baseline_of(target)))
+            chunk.append((upstream.check(target.workflow_id), baseline_of(target)))
         else:
             chunk.append((upstream.check(target), None))
         if len(chunk) == CHUNK:
             await journal.add(chunk)
             chunk = []
     await journal.add(chunk)
-    await _find_baselines(journal, upstream, pause)
+    bare = {item.workflow_id async for item in journal.items() if item.baseline is None}
+    await _find_baselines(bare, journal, upstream, pause)
     await journal.finish_planning()
+
+
+async def renew(journal: Journal, upstream: Upstream, pause: Pause) -> None:
+    """What a job that goes on has still to send, as it is now: somebody else may have rerun it since.
+
+    Raises:
+        KnowledgeStackError: It can't be read.
+    """
+    planned = {item.workflow_id async for item in journal.items(ItemState.PLANNED)}
+    await _find_baselines(planned, journal, upstream, pause)
 
 
 def baseline_of(summary: WorkflowSummaryResponse) -> Baseline:
@@ -107,9 +119,10 @@ async def _patiently(read: Callable[[], Awaitable[T]], pause: Pause) -> T:
     return await read()
 
 
-async def _find_baselines(journal: Journal, upstream: Upstream, pause: Pause) -> None:
+async def _find_baselines(
+    bare: set[str], journal: Journal, upstream: Upstream, pause: Pause
+) -> None:
     """By a sweep of the list where that costs less, else one by one."""
-    bare = {item.workflow_id async for item in journal.items() if item.baseline is None}
     if bare and len(bare) > await _patiently(upstream.count, pause) / PAGE:
         await _patiently(lambda: _sweep_baselines(journal, upstream, bare), pause)
 
@@ -194,6 +207,11 @@ async def settle(
 
 
 async def _let_it_show(item: JournalItem, settle_after: float, clock: Clock) -> None:
+    """Wait until it has had its time since it may have been sent last.
+
+    One that was being sent may have waited for long before it was, so its time begins now.
+    """
     now = datetime.now(UTC)
-    age = (now - (item.changed_at or now)).total_seconds()
+    changed_at = item.changed_at if item.state is ItemState.UNKNOWN else None
+    age = (now - (changed_at or now)).total_seconds()
     await clock.sleep(max(0.0, settle_after - max(0.0, age)))

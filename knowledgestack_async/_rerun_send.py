@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import msgspec
@@ -82,6 +82,7 @@ class Sender:
         self._slots = asyncio.Semaphore(concurrency)
         self._bulk_slots = asyncio.Semaphore(self.BULK_AT_A_TIME)
         self._changed = asyncio.Event()
+        self._stopped = asyncio.Event()
         self._go = asyncio.Event()
         self._go.set()
         self._pace = asyncio.Lock()
@@ -98,6 +99,7 @@ class Sender:
     def stop(self, why: str) -> None:
         """Send nothing more."""
         self.stopped_by = self.stopped_by or why
+        self._stopped.set()
         self._go.set()
         self._changed.set()
 
@@ -180,29 +182,41 @@ class Sender:
         async with self._pace:
             wait = self._next_at - self._clock.now()
             if wait > 0:
-                await self._clock.sleep(wait)
+                await self._wait_or_stop(wait)
             if self.stopped_by is not None:
                 return []
             items = await self._journal.claim(most)
             self._next_at = max(self._next_at, self._clock.now()) + len(items) / self._rate
             return items
 
+    async def _wait_or_stop(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with self._clock.timeout(seconds):
+                await self._stopped.wait()
+
     async def _send(self, items: Sequence[JournalItem]) -> None:
+        if self._upstream.bulk_limit is None:
+            await self._send_each(items)
+            return
         together = [item for item in items if self._goes_in_bulk(item)]
         alone = [item for item in items if not self._goes_in_bulk(item)]
         if together:
             await self._send_bulk(together)
-        if len(alone) == 1:
-            await self._send_one(alone[0])
-        elif alone:
-            await asyncio.gather(*(self._send_one(item) for item in alone))
+        await self._send_each(alone)
+
+    async def _send_each(self, items: Sequence[JournalItem]) -> None:
+        if len(items) == 1:
+            await self._send_one(items[0])
+            return
+        async with asyncio.TaskGroup() as group:  # the first that can't be written down ends all
+            for item in items:
+                group.create_task(self._send_one(item))
 
     def _goes_in_bulk(self, item: JournalItem) -> bool:
         """Whether a bulk rerun means the same for it as a single one."""
         baseline = item.baseline
         return (
-            self._upstream.bulk_limit is not None
-            and baseline is not None
+            baseline is not None
             and baseline.document_version_id is not None
             and baseline.status in BULK_STATUSES
             and item.workflow_id not in self._singly
@@ -210,6 +224,10 @@ class Sender:
 
     async def _send_one(self, item: JournalItem) -> None:
         async with self._slots:
+            if self.stopped_by is not None:
+                back = {"state": ItemState.PLANNED, "tries": item.tries - 1}
+                await self._settle([msgspec.structs.replace(item, **back)])
+                return
             try:
                 accepted = await self._upstream.rerun(item.workflow_id)
             except KnowledgeStackError as error:
@@ -222,17 +240,24 @@ class Sender:
         )
 
     async def _send_bulk(self, items: Sequence[JournalItem]) -> None:
-        versions = {_version(item): item for item in items}
+        versions: dict[str, list[JournalItem]] = {}
+        for item in items:
+            versions.setdefault(_version(item), []).append(item)
         try:
             answer = await self._upstream.rerun_many(list(versions))
         except (BadRequest, UnprocessableEntity, NotFound):
             # Nothing acted: one of them can't be in a bulk rerun, or the server has none after all.
             self._singly |= {item.workflow_id for item in items}
-            await asyncio.gather(*(self._send_one(item) for item in items))
+            await self._send_each(items)
         except KnowledgeStackError as error:
             await self._conclude(items, error)
         else:
-            await self._settle([_in_bulk(versions[one], one, answer) for one in versions])
+            settled = [
+                _in_bulk(item, version, answer)
+                for version in versions
+                for item in versions[version]
+            ]
+            await self._settle(settled)
 
     async def _conclude(self, items: Sequence[JournalItem], error: KnowledgeStackError) -> None:
         """Write down what an error means for the items that it came for."""
@@ -271,11 +296,17 @@ class Sender:
                 self._strikes = 0
             if item.state is ItemState.PLANNED:
                 self._count(-1)
-            elif item.state is not ItemState.ACCEPTED or not self._follows:
+            elif not self._may_be_running(item):
                 self.running -= 1
             if item.state is not ItemState.PLANNED:
                 await self._on_done(item)
         self._changed.set()
+
+    def _may_be_running(self, item: JournalItem) -> bool:
+        """Whether somebody will say when it is over."""
+        if item.state is ItemState.UNKNOWN:
+            return self._most_running is not None
+        return item.state is ItemState.ACCEPTED and self._follows
 
     async def pause(self, why: str) -> bool:
         """Hold everybody back until the server answers again; one asks, the others wait.

@@ -11,24 +11,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import attrs
 import msgspec
 
-from ._checks import check_count, check_seconds
+from ._checks import check_count, check_seconds, check_share
 from ._clock import Clock
 from ._journal import ItemState, Journal, JournalItem
-from ._rerun_plan import IsNewer, Source, plan, settle
+from ._rerun_plan import IsNewer, Source, plan, renew, settle
 from ._rerun_send import Sender
 from ._retry import Chance
 from ._upstream import Upstream
-from .errors import ConfigurationError, SessionError
+from .errors import SessionError
 from .models import WorkflowSummaryResponse
 from .rerun_report import RerunOutcome, RerunProgress, RerunReport, Tally
-from .watching import Watch
+from .watching import StatusChange, Watch
 
 __all__ = ["RerunJob", "RerunSettings", "Source"]
 
@@ -55,8 +55,7 @@ class RerunSettings:
         if self.canary:
             check_count(self.canary, "canary")
         check_seconds(self.settle_after, "settle_after", or_zero=True)
-        if not 0 <= self.abort_over <= 1:
-            raise ConfigurationError(f"abort_over must be from 0 to 1, not {self.abort_over!r}")
+        check_share(self.abort_over, "abort_over")
 
     @property
     def defining(self) -> dict[str, Any]:
@@ -113,7 +112,10 @@ class RerunJob:
         self._watch = upstream.follow()
         self._canary_good = 0
         self._canary_bad = 0
-        self._followed: dict[str, JournalItem] = {}
+        self._followed: set[str] = set()
+        self._held: set[str] = set()
+        self._seen_running: set[str] = set()
+        self._holding: set[asyncio.Task[None]] = set()
         self._all_ended = asyncio.Event()
         self._work: asyncio.Task[None] | None = None
         self._has_begun = False
@@ -219,7 +221,8 @@ class RerunJob:
     async def _run(self) -> None:
         try:
             news: list[JournalItem] = []
-            if not await self._journal.is_planned():
+            is_planned = await self._journal.is_planned()
+            if not is_planned:
                 await plan(self._journal, self._upstream, self._source, self._sender.pause)
                 news = [item async for item in self._journal.items(ItemState.REFUSED)]
             settings = self._settings
@@ -232,17 +235,24 @@ class RerunJob:
                 clock=self._clock,
                 pause=self._sender.pause,
             )
+            if is_planned:
+                await renew(self._journal, self._upstream, self._sender.pause)
             self._has_begun = True
             self._counts = Counter(await self._journal.counts())
             await self._tell_news(news)
             self._publish(is_over=False)
             if settings.follows:
                 async with self._watch, asyncio.TaskGroup() as group:
+                    self._group = group
                     following = group.create_task(self._follow(self._watch))
                     await self._send_and_wait()
                     following.cancel()
+                    for holding in self._holding:
+                        holding.cancel()
             else:
                 await self._sender.send()
+        except BaseExceptionGroup as several:
+            raise _first_of(several) from None
         finally:
             await self._outcomes.put(None)
 
@@ -281,8 +291,30 @@ class RerunJob:
             await self._all_ended.wait()
 
     def _start_following(self, item: JournalItem) -> None:
-        self._followed[item.workflow_id] = item
-        self._watch.add(item.workflow_id, item.baseline)
+        before = item.baseline
+        if before is not None:
+            before = msgspec.structs.replace(before, document_version_id=None)
+        self._followed.add(item.workflow_id)
+        self._watch.add(item.workflow_id, before)
+
+    def _stop_following(self, workflow_id: str) -> None:
+        self._followed.discard(workflow_id)
+        self._held.discard(workflow_id)
+        self._sender.ended()
+        self._all_ended.set()
+
+    def _hold(self, item: JournalItem) -> None:
+        """One that may run has its place on the server's side until it is over, or doesn't show in time."""
+        self._held.add(item.workflow_id)
+        self._start_following(item)
+        holding = self._group.create_task(self._let_go(item.workflow_id))
+        self._holding.add(holding)
+        holding.add_done_callback(self._holding.discard)
+
+    async def _let_go(self, workflow_id: str) -> None:
+        await self._clock.sleep(self._settings.settle_after)
+        if workflow_id in self._held and workflow_id not in self._seen_running:
+            self._stop_following(workflow_id)
 
     async def _note(self, item: JournalItem) -> None:
         """An item has an outcome, or was accepted and is followed to its end."""
@@ -291,31 +323,34 @@ class RerunJob:
         accepted = item.state is ItemState.ACCEPTED
         if accepted and self._settings.follows:
             self._start_following(item)
+        if item.state is ItemState.UNKNOWN and self._settings.max_in_flight is not None:
+            self._hold(item)
         if not accepted:
             self._canary_bad += 1
         if not (accepted and self._settings.wait):
             await self._emit(item)
 
     async def _follow(self, watch: Watch[WorkflowSummaryResponse]) -> None:
-        async for change in watch:
-            item = self._followed.get(change.workflow_id)
-            if item is None or not change.is_final:
-                continue
-            good = change.current == "completed"
-            self._canary_good += good
-            self._canary_bad += not good
+        while changes := await watch.next_changes():
+            ours = [change for change in changes if change.workflow_id in self._followed]
+            ended = {change.workflow_id: change for change in ours if change.is_final}
+            self._seen_running |= {change.workflow_id for change in ours} & self._held
+            for workflow_id, change in ended.items():
+                if workflow_id not in self._held:
+                    good = change.current == "completed"
+                    self._canary_good += good
+                    self._canary_bad += not good
             if self._settings.wait:
-                state = change.state
-                ended = msgspec.structs.replace(
-                    item,
-                    outcome=change.current or "missing",
-                    error=None if good or state is None else state.error,
-                )
-                await self._journal.update([ended])
-                await self._emit(ended)
-            del self._followed[change.workflow_id]
-            self._sender.ended()
-            self._all_ended.set()
+                await self._tell_ends(ended)
+            for workflow_id in ended:
+                self._stop_following(workflow_id)
+
+    async def _tell_ends(self, ended: Mapping[str, StatusChange[WorkflowSummaryResponse]]) -> None:
+        found = await self._journal.find([one for one in ended if one not in self._held])
+        items = [_at_its_end(item, ended[item.workflow_id]) for item in found]
+        await self._journal.update(items)
+        for item in items:
+            await self._emit(item)
 
     async def _emit(self, item: JournalItem) -> None:
         self._endings.append(self._clock.now())
@@ -332,3 +367,20 @@ class RerunJob:
         async for item in self._journal.items():
             tally.add(item)
         return tally.report(self._sender.stopped_by)
+
+
+def _at_its_end(item: JournalItem, change: StatusChange[WorkflowSummaryResponse]) -> JournalItem:
+    good, state = change.current == "completed", change.state
+    return msgspec.structs.replace(
+        item,
+        outcome=change.current or "missing",
+        error=None if good or state is None else state.error,
+    )
+
+
+def _first_of(several: BaseException) -> BaseException:
+    """What went wrong first, where several tasks ended for it."""
+    if not isinstance(several, BaseExceptionGroup):
+        return several
+    group = cast("BaseExceptionGroup[BaseException]", several)
+    return _first_of(group.exceptions[0])

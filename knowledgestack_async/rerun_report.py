@@ -150,8 +150,14 @@ class RerunReport:
         table = csv.writer(text)
         table.writerow(names)
         for item in self.items:
-            table.writerow([getattr(item, name) for name in names])
+            table.writerow([_as_cell(getattr(item, name)) for name in names])
         return text.getvalue()
+
+
+def _as_cell(value: object) -> object:
+    """A value that no spreadsheet takes for a formula."""
+    text = "" if value is None else str(value)
+    return f"'{text}" if text[:1] in {"=", "+", "-", "@", "\t", "\r"} else text
 
 
 class Tally:
@@ -165,11 +171,12 @@ class Tally:
 
     def add(self, item: JournalItem) -> None:
         """Count one more."""
-        self._counts[item.state] += 1
+        self._counts[str(item.state)] += 1
         if item.outcome:
             self._outcomes[item.outcome] += 1
-        if item.error or item.code:
-            self._causes[cause_of(item.error or item.code or "")] += 1
+        cause = item.error or item.code or item.outcome
+        if cause and cause != "completed":
+            self._causes[cause_of(cause)] += 1
         self._items.append(RerunOutcome.of(item))
 
     def report(self, stopped_by: str | None) -> RerunReport:

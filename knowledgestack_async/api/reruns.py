@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from typing import cast
 
 from .._codec import encode_json
 from .._dialects import Dialect, Route, Target
@@ -12,6 +13,7 @@ from .._retry import RetryPolicy
 from .._upstream import Accepted, BulkAnswer
 from .._wire import Call, Priority, check_id, read_bulk_answer
 from ..bulk import RerunJob, RerunSettings, Source
+from ..errors import ConfigurationError
 from ..models import WorkflowSummaryResponse
 from ..monitor import is_newer_run
 from ..session import Session
@@ -20,6 +22,19 @@ from ._calls import read_detail, read_page
 from .ingestion_workflows import iter_ingestion_workflows, rerun_call, watch_ingestions
 
 __all__ = ["rerun_ingestions"]
+
+
+def _check_source(source: object) -> None:
+    if isinstance(source, str | bytes) or not isinstance(source, Iterable | AsyncIterable):
+        raise ConfigurationError("source must be an iterable of ids or ingestions, such as a list")
+
+
+def _checked_path(path: object) -> str | os.PathLike[str]:
+    if isinstance(path, str) and path:
+        return path
+    if isinstance(path, os.PathLike):
+        return cast("os.PathLike[str]", path)
+    raise ConfigurationError(f"journal must be the path of a file, not {path!r}")
 
 
 class _SessionUpstream:
@@ -143,8 +158,9 @@ def rerun_ingestions(
         resend_unknown=resend_unknown,
         settle_after=settle_after,
     )
+    _check_source(source)
     return RerunJob(
-        SqliteJournal(journal),
+        SqliteJournal(_checked_path(journal)),
         _SessionUpstream(session),
         source,
         settings,
