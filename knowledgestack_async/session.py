@@ -204,7 +204,7 @@ class Session:
 
     @property
     def capabilities(self) -> Dialect:
-        """What that generation can do: its paging, filters and bulk calls."""
+        """What that generation can do, such as its paging, filters and bulk calls."""
         return self._negotiation.dialect
 
     @property
@@ -285,7 +285,7 @@ class Session:
 
     @property
     def identity(self) -> object:
-        """What answers may be shared by: calls with the same credential and headers."""
+        """Equal for calls with the same credential and headers, which may share answers."""
         return self._options.identity
 
     @property

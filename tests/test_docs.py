@@ -2,15 +2,18 @@
 
 import ast
 import asyncio
+import importlib
 import inspect
 import logging
 import os
 import re
 import subprocess
 import sys
+import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import attrs
@@ -213,6 +216,37 @@ def test_the_reference_has_every_public_name():
     directive = r"auto(?:function|class|exception):: knowledgestack_async\.(\w+)$"
     documented = re.findall(directive, reference, re.MULTILINE)
     assert sorted(documented) == sorted(name for name in ks.__all__ if name != "__version__")
+
+
+def shown_in_the_reference():
+    """What the reference shows, by its name."""
+    directive = r"auto(?:function|class|exception):: (knowledgestack_async(?:\.sandbox)?)\.(\w+)$"
+    for page in sorted((DOCS / "reference").glob("*.md")):
+        for module, name in re.findall(directive, page.read_text(), re.MULTILINE):
+            yield name, getattr(importlib.import_module(module), name)
+
+
+def lines_that_are_split(made):
+    """First lines, of attributes' docstrings and of what is returned, at whose colons a type would end."""
+    for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(made)))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            told = ast.get_docstring(node) or ""
+            if any("property" in ast.unparse(each) for each in node.decorator_list):
+                yield told.partition("\n")[0]
+            yield from re.findall(r"^(?:Returns|Yields):\n +(.*)", told, re.MULTILINE)
+        elif isinstance(node, ast.ClassDef):
+            for before, after in pairwise(node.body):
+                if isinstance(before, ast.Assign | ast.AnnAssign) and isinstance(after, ast.Expr):
+                    yield ast.literal_eval(after.value).partition("\n")[0]
+
+
+def test_no_colon_in_the_reference_makes_a_type_of_half_a_sentence():
+    looked_at = []
+    for name, made in shown_in_the_reference():
+        for line in lines_that_are_split(made):
+            looked_at.append(line)
+            assert ":" not in re.sub(r"``.+?``", "", line), f"{name}: {line}"
+    assert len(looked_at) > 50
 
 
 def test_the_table_of_errors_has_every_error():
