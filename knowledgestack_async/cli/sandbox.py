@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import AsyncExitStack
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from knowledgestack_async.sandbox import Sandbox, Store
 
 __all__ = ["sandbox"]
+
+FAILED_ONE_IN = 5
+"""So that there is something to rerun, however often all that failed was rerun."""
 
 RUNS_TOLD = 4
 """There is no route that lists runs, so some of them are told, each with its callback's token."""
@@ -75,7 +79,7 @@ RUNS_TOLD = 4
     metavar="SECONDS",
     default=2.0,
     show_default=True,
-    help="A new ingestion every so many of its seconds, so that a watch has something to show; 0: none.",
+    help="A new ingestion every so many of its seconds, every fifth a failed one; 0 for none.",
 )
 @click.option(
     "--output", "-o", type=click.Choice(["table", "json"]), help="How to print. [default: table]"
@@ -119,15 +123,15 @@ async def until_interrupted() -> None:
 
 
 async def let_arrive(store: Store, pause: float) -> None:
-    """Let a new upload arrive again and again, for as long as it takes.
+    """Let a new upload arrive again and again, for as long as it takes; some have failed at once.
 
     Args:
         store: Where.
         pause: The seconds from one to the next.
     """
-    while True:
+    for number in count(1):  # pragma: no branch - it has no end
         await asyncio.sleep(pause)
-        store.add_ingestion()
+        store.add_ingestion(None if number % FAILED_ONE_IN else "failed")
 
 
 def _introduce(options: Options, served: Sandbox, output: str) -> None:
