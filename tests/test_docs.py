@@ -93,6 +93,7 @@ def here(tmp_path, monkeypatch):
     with served(**SANDBOX) as sandbox:
         monkeypatch.setenv("KS_API_KEY", sandbox.api_key)
         monkeypatch.setenv("KS_BASE_URL", sandbox.base_url)
+        monkeypatch.setenv("KS_WEBHOOK_SECRET", sandbox.webhook_secret)
         yield sandbox
     logger.setLevel(level)  # an example shows how to set it
 
@@ -107,13 +108,11 @@ async def run_snippet(code, sandbox):
             "asyncio": asyncio,
             "ks": ks,
             "session": session,
-            "sandbox": sandbox,
             "ids": list(sandbox.store.ids("failed"))[:5],
             "workflow_id": sandbox.store.ids("failed")[0],
             "running_id": sandbox.store.add_ingestion("processing").workflow_id,
             "run_id": run.id,
             "token": run.token,
-            "webhook_secret": sandbox.webhook_secret,
         }
         running = eval(compile(code, "<block>", "exec", flags=flags), names)
         if inspect.isawaitable(running):
@@ -123,9 +122,7 @@ async def run_snippet(code, sandbox):
 @pytest.mark.parametrize("block", SNIPPETS, ids=str)
 def test_an_example_runs(block, here, capsys):
     if "asyncio.run(" in block.code:
-        run = here.store.runs.newest("RUNNING")
-        names = {"__name__": "__main__", "run_id": run.id, "token": run.token}
-        exec(compile(block.code, str(block), "exec"), names)
+        exec(compile(block.code, str(block), "exec"), {"__name__": "__main__"})
     else:
         asyncio.run(run_snippet(block.code, here))
 
