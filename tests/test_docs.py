@@ -22,6 +22,8 @@ from test_cli_support import served
 
 import knowledgestack_async as ks
 from knowledgestack_async import session as session_module
+from knowledgestack_async.cli.exits import Exit
+from knowledgestack_async.sandbox import Sandbox
 from support import PLUGIN
 
 pytest_plugins = ["pytester"]
@@ -260,6 +262,17 @@ def test_the_migration_page_has_every_call_of_the_official_client():
     calls |= {"get_temporal_workflow_status", "cancel_temporal_workflow", "get_workflow_run"}
     for call in calls | {"delete_workflow_run", "workflow_run_callback"}:
         assert f".{call}`" in page, call
+
+
+def test_the_table_of_exit_codes_has_every_code():
+    page = (DOCS / "guides" / "command-line.md").read_text()
+    section = page.partition("## Exit codes\n")[2].partition("\n## ")[0]
+    assert [int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)] == list(Exit)
+
+
+def test_the_key_that_is_named_is_the_sandboxs():
+    named = {key for page in PAGES for key in re.findall(r"KS_API_KEY=(\S+)", page.read_text())}
+    assert named == {"sk-user-...", Sandbox().api_key}
 
 
 def test_only_hosts_that_we_mean_are_named():
