@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from statistics import median
 
@@ -10,6 +11,8 @@ from matplotlib.figure import Figure
 from measure import Result
 
 OURS, THEIRS = "#2f6f6d", "#b9c4c9"
+TITLE_WIDTH = 60
+"""As many characters fit beside the longest name of a contender."""
 
 # The same bytes each time, and text that stays text.
 mpl.rcParams.update({"svg.hashsalt": "knowledgestack-async", "svg.fonttype": "none"})
@@ -29,6 +32,7 @@ def draw(result: Result, path: Path) -> None:
     axes.barh(names, middles, xerr=[below, above], color=colours, ecolor="#555555", capsize=2)
     unit = next(iter(question.figures.values()))
     axes.set_xlabel(f"{unit} ({'more' if question.more_is_better else 'less'} is better)")
-    axes.set_title(question.title, loc="left", fontsize=10)
+    title = textwrap.fill(question.title, TITLE_WIDTH)
+    axes.set_title(title, loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, metadata={"Date": None})

@@ -8,14 +8,21 @@ from typing import Any
 Told = Mapping[str, Any]
 
 
-def make_table(told: Told) -> str:
-    """A question's figures, and under them its ratios with what was wanted."""
-    return "\n".join([*figure_lines(told), "", *goal_lines(told)]) + "\n"
+def make_table(told: Told, plot: str | None = None) -> str:
+    """A question's plot, its figures, and under them its ratios with what was wanted.
+
+    Args:
+        told: What was measured.
+        plot: Where the plot is, seen from the page; None leaves it out.
+    """
+    head = [f"### {told['title']}", ""]
+    if plot is not None:
+        head += [f"![{told['title']}]({plot})", ""]
+    return "\n".join([*head, *figure_lines(told), "", *goal_lines(told)]) + "\n"
 
 
 def figure_lines(told: Told) -> Iterator[str]:
     figures: Mapping[str, str] = told["figures"]
-    yield f"### {told['title']}\n"
     yield "| | " + " | ".join(f"{name} ({unit})" for name, unit in figures.items()) + " |"
     yield "|---" * (len(figures) + 1) + "|"
     for contender, values in told["contenders"].items():
@@ -24,7 +31,7 @@ def figure_lines(told: Told) -> Iterator[str]:
 
 
 def goal_lines(told: Told) -> Iterator[str]:
-    yield "| ratio | is | wanted | |"
+    yield "| ratio | is | wanted | goal |"
     yield "|---|---|---|---|"
     for goal in told["goals"]:
         name = f"{goal['contender']} / {goal['by']}: {goal['figure']}"

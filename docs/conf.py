@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import attrs
 
 import knowledgestack_async
 from knowledgestack_async.models import WireObject
-
-HERE = Path(__file__).parent
-BENCHMARKS = HERE.parent / "benchmarks" / "results" / "table.md"
-PLOTS = HERE / "_static" / "benchmarks"
 
 project = "knowledgestack-async"
 copyright = "the knowledgestack-async contributors"  # noqa: A001 - Sphinx wants it by this name
@@ -73,24 +68,7 @@ def hide_constructor(
     return ("", None) if issubclass(made, WireObject | Exception) else None
 
 
-def add_benchmarks(_app: Any, name: str, source: list[str]) -> None:
-    """Put what was measured into the page on performance, if it was."""
-    if name != "performance":
-        return
-    table = "Nothing was measured in this checkout yet: `nox -s bench` does it."
-    if BENCHMARKS.exists():
-        table = BENCHMARKS.read_text().replace("\n# ", "\n## ")
-        table = table.partition("\n")[2] if table.startswith("# ") else table
-    plots = "\n\n".join(
-        f"![{plot.stem.replace('_', ' ')}](_static/benchmarks/{plot.name})"
-        for plot in sorted(PLOTS.glob("*.svg"))
-    )
-    source[0] = source[0].replace("<!-- benchmarks: table -->", table)
-    source[0] = source[0].replace("<!-- benchmarks: plots -->", plots)
-
-
 def setup(app: Any) -> None:
     """Tell Sphinx of the above."""
     app.connect("autodoc-process-docstring", fence_to_directive)
     app.connect("autodoc-process-signature", hide_constructor)
-    app.connect("source-read", add_benchmarks)

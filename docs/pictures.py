@@ -57,7 +57,8 @@ def taking(
 @contextmanager
 def sandbox(ingestions: int) -> Iterator[None]:
     """A sandbox that the commands in this block talk to."""
-    line = [*PROGRAM, "sandbox", "--ingestions", str(ingestions), "--port", PORT, "-o", "json"]
+    line = [*PROGRAM, "sandbox", "--port", PORT, "-o", "json", "--trickle", "0"]
+    line += ["--ingestions", str(ingestions)]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as served:  # noqa: S603
         assert served.stdout is not None  # noqa: S101 - for the type checker
         told = json.loads(served.stdout.readline())

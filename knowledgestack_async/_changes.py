@@ -27,7 +27,7 @@ class ChangeKind(StrEnum):
     STATUS = "status"
     """Its status is another one, or is seen for the first time."""
     NEW_RUN = "new_run"
-    """It was started again: the states from here on are of another run."""
+    """It was started again; the states from here on are of another run."""
     MISSING = "missing"
     """There is no such thing, or not any more."""
     TROUBLE = "trouble"

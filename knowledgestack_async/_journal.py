@@ -34,7 +34,7 @@ class ItemState(StrEnum):
     PLANNED = "planned"
     """It is to be rerun; nothing was sent, or the server refused for now."""
     SENDING = "sending"
-    """It may be on the wire: written before the first byte goes out."""
+    """It may be on the wire; this is written before the first byte goes out."""
     ACCEPTED = "accepted"
     """The server took it."""
     REFUSED = "refused"

@@ -3,28 +3,28 @@
 ```
 KnowledgeStackError
 ├── ConfigurationError (ValueError)      a setting or an argument is wrong; nothing was sent
-│   └── JournalError                     a journal can't be used: foreign, torn, in use, or of another job
-├── SessionError (RuntimeError)          the session is not open, closed, or belongs to another loop
-├── WalkError                            the list contradicts itself or changes faster than it can be read
-└── RequestError                         one call failed; says which, why, and whether to send it again
-    ├── CredentialError                  the function for ``api_key`` or ``token`` failed: nothing was sent
+│   └── JournalError                     a journal can't be used
+├── SessionError (RuntimeError)          it is not open, or belongs to another loop
+├── WalkError                            the list contradicts itself, or changes too fast
+└── RequestError                         one call failed; may it be sent again?
+    ├── CredentialError                  the function for the key failed: nothing was sent
     ├── ConnectionFailed                 no connection could be made: nothing was sent
-    ├── ConnectionLost                   an idempotent call was sent, and no whole answer came back
-    ├── OutcomeUnknown                   it may have acted on the server, and nobody can tell
-    ├── DeadlineExceeded (TimeoutError)  the time given for the whole call is over
-    ├── InvalidResponse                  an answer that is not what the API promises; ``json_path`` says where
-    ├── AlreadyFinished                  the workflow is over: there is nothing left to cancel
+    ├── ConnectionLost                   a read was sent, and no whole answer came
+    ├── OutcomeUnknown                   it may have acted, and nobody can tell
+    ├── DeadlineExceeded (TimeoutError)  the time for the whole call is over
+    ├── InvalidResponse                  not what the API promises; see ``json_path``
+    ├── AlreadyFinished                  it is over: there is nothing left to cancel
     └── ResponseError                    the server answered, and said no
         ├── BadRequest           400
         ├── Unauthorized         401
         ├── Forbidden            403
         ├── NotFound             404
         ├── Conflict             409
-        ├── UnprocessableEntity  422        with the server's list of fields
-        ├── TooManyRequests      429        with ``retry_after``
-        │   └── QuotaExceeded    429        waiting a little does not help
+        ├── UnprocessableEntity  422     with the server's list of fields
+        ├── TooManyRequests      429     with ``retry_after``
+        │   └── QuotaExceeded    429     waiting a little does not help
         └── ServerError          5xx
-            └── ServiceUnavailable 503      with ``retry_after``
+            └── ServiceUnavailable 503   with ``retry_after``
 ```
 
 All of them pickle, and none of them holds a credential.

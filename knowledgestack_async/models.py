@@ -72,7 +72,7 @@ class IngestionStatus(OpenEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the pipeline is done: anything but pending and processing, unknown words included."""
+        """Whether the pipeline is done; anything but pending and processing is, unknown words too."""
         return self not in {IngestionStatus.PENDING, IngestionStatus.PROCESSING}
 
 
@@ -94,7 +94,7 @@ class WorkflowRunStatus(OpenEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the run is over: COMPLETED or FAILED. An unknown word is not."""
+        """Whether the run is over, COMPLETED or FAILED. An unknown word is not."""
         return self in {WorkflowRunStatus.COMPLETED, WorkflowRunStatus.FAILED}
 
 
@@ -396,7 +396,7 @@ class WorkflowStatusResponse(WireObject):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether it is closed: ``close_time`` is set, and it was not continued as a new run."""
+        """Whether it is closed; ``close_time`` is set, and it was not continued as a new run."""
         continued = self.execution_status == WorkflowExecutionStatus.CONTINUED_AS_NEW
         return self.close_time is not None and not continued
 

@@ -258,7 +258,7 @@ class PageIterator(Generic[T]):
 
     @property
     def position(self) -> dict[str, Any]:
-        """Where the walk is, small and ready for JSON: give it as ``position=`` to go on from here.
+        """Where the walk is, small and ready for JSON; give it as ``position=`` to go on from here.
 
         Items of a page that were read but not given yet are read again.
         """

@@ -211,7 +211,7 @@ class Session:
 
     @property
     def capabilities(self) -> Dialect:
-        """What that generation can do: its paging, filters and bulk calls."""
+        """What that generation can do, such as its paging, filters and bulk calls."""
         return self._negotiation.dialect
 
     @property
@@ -299,12 +299,12 @@ class Session:
 
     @property
     def identity(self) -> object:
-        """What answers may be shared by, which is calls with the same credential and headers."""
+        """Equal for calls with the same credential and headers, which may share answers."""
         return self._options.identity
 
     @property
     def patience(self) -> object:
-        """How long a call waits, and how often it is sent: what work may be shared by."""
+        """Equal for calls that wait as long and are sent as often, which may share work."""
         return self._options.timeout, self._options.retry
 
     @property

@@ -21,7 +21,7 @@ from knowledgestack_async.cli import sandbox as sandbox_command
 from knowledgestack_async.cli.checkup import finding_of
 from knowledgestack_async.cli.screen import Screen
 from knowledgestack_async.cli.story import Story
-from knowledgestack_async.sandbox import Fault
+from knowledgestack_async.sandbox import Fault, Store
 from support import run_module
 
 BOTH = ("stdin", "stdout", "stderr")
@@ -563,6 +563,52 @@ def test_a_sandbox_tells_how_to_reach_it(cli, served_for_a_moment):
     told = json.loads(cli("-o", "json", "sandbox").out)
     assert json.loads(cli("sandbox", "-o", "json").out).keys() == told.keys()
     assert told["api_key"] == "sk-user-sandbox"
+
+
+def test_a_sandbox_tells_the_tokens_of_its_runs(cli, served_for_a_moment):
+    told = json.loads(cli("sandbox", "-o", "json", "--runs", "6").out)["runs"]
+    assert [run["status"] for run in told] == ["RUNNING", "PENDING", "COMPLETED", "FAILED"]
+    shown = cli("sandbox", "--runs", "6").out
+    for run in told:
+        line = rf"^Run      {run['id']}  {run['status']}\n  token  {run['token']}$"
+        assert re.search(line, shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ([], 2.0),
+        (["--speed", "4"], 0.5),
+        (["--speed", "4", "--trickle", "1"], 0.25),
+        (["--trickle", "0"], None),
+    ],
+)
+def test_ingestions_arrive_as_the_sandboxs_seconds_pass(cli, monkeypatch, options, wanted):
+    pauses = []
+
+    async def let_arrive(_store, pause):
+        pauses.append(pause)
+
+    monkeypatch.setattr(sandbox_command, "let_arrive", let_arrive)
+
+    async def interrupted():
+        await asyncio.sleep(0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sandbox_command, "until_interrupted", interrupted)
+    assert cli("sandbox", *options).code == 0
+    assert pauses == ([] if wanted is None else [wanted])
+
+
+async def test_arriving_ingestions_run_through_the_pipeline():
+    store = Store()
+    arriving = asyncio.create_task(sandbox_command.let_arrive(store, 0.001))
+    while len(store) < 10:
+        await asyncio.sleep(0.001)
+    arriving.cancel()
+    first_ones = store.ids()[-10:]
+    assert [not store.get(one).is_open for one in first_ones] == [True, *[False] * 4] * 2
+    assert store.get(first_ones[0]).shown.status == "failed"
 
 
 @pytest.mark.parametrize("tty", [(), BOTH])

@@ -244,7 +244,7 @@ def test_wrong_keys_and_usage(server):
 
 
 def test_sandbox(server):
-    serving = Terminal(["sandbox", "--ingestions", "5"], environment())
+    serving = Terminal(["sandbox", "--ingestions", "5", "--trickle", "0"], environment())
     serving.read_until("Ctrl-C ends it.")
     exports = dict(re.findall(r"export (\w+)=(\S+)", serving.text))
     listed = in_pipe(["ingestions", "list", "--output", "ids"], environment() | exports)

@@ -176,6 +176,7 @@ def test_a_port_that_is_taken_is_told(cli):
     [
         ("sandbox", "--speed", "0"),
         ("sandbox", "--latency", "-1"),
+        ("sandbox", "--trickle", "-1"),
         ("demo", "--seconds", "0"),
         ("demo", "--ingestions", "9"),
     ],

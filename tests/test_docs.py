@@ -2,15 +2,18 @@
 
 import ast
 import asyncio
+import importlib
 import inspect
 import logging
 import os
 import re
 import subprocess
 import sys
+import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import attrs
@@ -19,6 +22,8 @@ from test_cli_support import served
 
 import knowledgestack_async as ks
 from knowledgestack_async import session as session_module
+from knowledgestack_async.cli.exits import Exit
+from knowledgestack_async.sandbox import Sandbox
 from support import PLUGIN
 
 pytest_plugins = ["pytester"]
@@ -90,6 +95,7 @@ def here(tmp_path, monkeypatch):
     with served(**SANDBOX) as sandbox:
         monkeypatch.setenv("KS_API_KEY", sandbox.api_key)
         monkeypatch.setenv("KS_BASE_URL", sandbox.base_url)
+        monkeypatch.setenv("KS_WEBHOOK_SECRET", sandbox.webhook_secret)
         yield sandbox
     logger.setLevel(level)  # an example shows how to set it
 
@@ -104,13 +110,11 @@ async def run_snippet(code, sandbox):
             "asyncio": asyncio,
             "ks": ks,
             "session": session,
-            "sandbox": sandbox,
             "ids": list(sandbox.store.ids("failed"))[:5],
             "workflow_id": sandbox.store.ids("failed")[0],
             "running_id": sandbox.store.add_ingestion("processing").workflow_id,
             "run_id": run.id,
             "token": run.token,
-            "webhook_secret": sandbox.webhook_secret,
         }
         running = eval(compile(code, "<block>", "exec", flags=flags), names)
         if inspect.isawaitable(running):
@@ -120,9 +124,7 @@ async def run_snippet(code, sandbox):
 @pytest.mark.parametrize("block", SNIPPETS, ids=str)
 def test_an_example_runs(block, here, capsys):
     if "asyncio.run(" in block.code:
-        run = here.store.runs.newest("RUNNING")
-        names = {"__name__": "__main__", "run_id": run.id, "token": run.token}
-        exec(compile(block.code, str(block), "exec"), names)
+        exec(compile(block.code, str(block), "exec"), {"__name__": "__main__"})
     else:
         asyncio.run(run_snippet(block.code, here))
 
@@ -215,6 +217,37 @@ def test_the_reference_has_every_public_name():
     assert sorted(documented) == sorted(name for name in ks.__all__ if name != "__version__")
 
 
+def shown_in_the_reference():
+    """What the reference shows, by its name."""
+    directive = r"auto(?:function|class|exception):: (knowledgestack_async(?:\.sandbox)?)\.(\w+)$"
+    for page in sorted((DOCS / "reference").glob("*.md")):
+        for module, name in re.findall(directive, page.read_text(), re.MULTILINE):
+            yield name, getattr(importlib.import_module(module), name)
+
+
+def lines_that_are_split(made):
+    """First lines, of attributes' docstrings and of what is returned, at whose colons a type would end."""
+    for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(made)))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            told = ast.get_docstring(node) or ""
+            if any("property" in ast.unparse(each) for each in node.decorator_list):
+                yield told.partition("\n")[0]
+            yield from re.findall(r"^(?:Returns|Yields):\n +(.*)", told, re.MULTILINE)
+        elif isinstance(node, ast.ClassDef):
+            for before, after in pairwise(node.body):
+                if isinstance(before, ast.Assign | ast.AnnAssign) and isinstance(after, ast.Expr):
+                    yield ast.literal_eval(after.value).partition("\n")[0]
+
+
+def test_no_colon_in_the_reference_makes_a_type_of_half_a_sentence():
+    looked_at = []
+    for name, made in shown_in_the_reference():
+        for line in lines_that_are_split(made):
+            looked_at.append(line)
+            assert ":" not in re.sub(r"``.+?``", "", line), f"{name}: {line}"
+    assert len(looked_at) > 50
+
+
 def test_the_table_of_errors_has_every_error():
     page = (DOCS / "errors.md").read_text()
     for name in ks.__all__:
@@ -229,6 +262,17 @@ def test_the_migration_page_has_every_call_of_the_official_client():
     calls |= {"get_temporal_workflow_status", "cancel_temporal_workflow", "get_workflow_run"}
     for call in calls | {"delete_workflow_run", "workflow_run_callback"}:
         assert f".{call}`" in page, call
+
+
+def test_the_table_of_exit_codes_has_every_code():
+    page = (DOCS / "guides" / "command-line.md").read_text()
+    section = page.partition("## Exit codes\n")[2].partition("\n## ")[0]
+    assert [int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)] == list(Exit)
+
+
+def test_the_key_that_is_named_is_the_sandboxs():
+    named = {key for page in PAGES for key in re.findall(r"KS_API_KEY=(\S+)", page.read_text())}
+    assert named == {"sk-user-...", Sandbox().api_key}
 
 
 def test_only_hosts_that_we_mean_are_named():

@@ -114,7 +114,7 @@ def iter_ingestion_workflows(
         oldest_first: Oldest upload first, where the server can.
 
     Returns:
-        A lazy iterator: ``async for`` gives items, ``.pages()`` pages, ``await`` a list.
+        A lazy iterator; ``async for`` gives items, ``.pages()`` pages, ``await`` a list.
 
     Raises:
         ConfigurationError: An argument is wrong (at once), or a filter can't be honoured by the
@@ -302,7 +302,7 @@ def watch_ingestions(
         stays_open: Whether to go on when all are over, for more that are added with ``watch.add``.
 
     Returns:
-        A watch: ``async with`` it, and iterate ``StatusChange`` from it with ``async for``;
+        A watch; ``async with`` it, and iterate ``StatusChange`` from it with ``async for``;
         ``.summary`` tells where it is at any time.
 
     Raises:

@@ -133,7 +133,7 @@ def rerun_ingestions(
         settle_after: Seconds that an unknown one has to show, before it is sent again.
 
     Returns:
-        A job: ``async with`` it and ``async for`` its ``RerunOutcome``s; then ``.report``.
+        A job; ``async with`` it and ``async for`` its ``RerunOutcome``s, then ``.report``.
 
     Raises:
         ConfigurationError: An argument is wrong (at once), or an id (before anything is sent).

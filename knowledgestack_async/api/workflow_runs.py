@@ -209,7 +209,7 @@ def watch_workflow_runs(
         deadline: How long to watch at most, in seconds; default: until all are over.
 
     Returns:
-        A watch: ``async with`` it, and iterate ``StatusChange`` from it with ``async for``.
+        A watch; ``async with`` it, and iterate ``StatusChange`` from it with ``async for``.
 
     Raises:
         ConfigurationError: An argument is wrong.

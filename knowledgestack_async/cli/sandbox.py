@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import AsyncExitStack
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,12 +16,15 @@ from .exits import Exit
 from .options import Options, pass_options
 
 if TYPE_CHECKING:
-    from knowledgestack_async.sandbox import Sandbox
+    from knowledgestack_async.sandbox import Sandbox, Store
 
 __all__ = ["sandbox"]
 
+FAILED_ONE_IN = 5
+"""So that there is something to rerun, however often all that failed was rerun."""
+
 RUNS_TOLD = 4
-"""There is no route that lists runs, so some of their ids are told."""
+"""There is no route that lists runs, so some of them are told, each with its callback's token."""
 
 
 @click.command(
@@ -28,6 +32,7 @@ RUNS_TOLD = 4
     example="""
     ks-async sandbox --ingestions 500 --port 8000
     ks-async sandbox --dialect documented --latency 0.2
+    ks-async sandbox --trickle 0.5
     """,
 )
 @click.option(
@@ -69,13 +74,22 @@ RUNS_TOLD = 4
     help="How long an answer takes at least.",
 )
 @click.option(
+    "--trickle",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    default=2.0,
+    show_default=True,
+    help="A new ingestion every so many of its seconds, every fifth a failed one; 0 for none.",
+)
+@click.option(
     "--output", "-o", type=click.Choice(["table", "json"]), help="How to print. [default: table]"
 )
 @pass_options
-def sandbox(options: Options, /, output: str | None, **settings: Any) -> Exit:
+def sandbox(options: Options, /, output: str | None, trickle: float, **settings: Any) -> Exit:
     """Serve a sandbox on this machine, until Ctrl-C.
 
-    That is no error here. It prints its URL and its key, and the two lines that point a shell at it.
+    That is no error here. It prints its URL and its key, the ids and tokens of some runs, and the two
+    lines that point a shell at it.
     """
     from knowledgestack_async.sandbox import Sandbox  # noqa: PLC0415 - slow, and seldom used
 
@@ -90,7 +104,11 @@ def sandbox(options: Options, /, output: str | None, **settings: Any) -> Exit:
             except OSError as error:
                 raise cannot_listen("127.0.0.1", settings["port"], error) from error
             _introduce(options, served, output or options.output)
-            await until_interrupted()
+            async with asyncio.TaskGroup() as meanwhile:
+                if trickle:
+                    pause = trickle / settings["speed"]
+                    meanwhile.create_task(let_arrive(served.store, pause))
+                await until_interrupted()
 
     try:
         asyncio.run(serve())
@@ -104,18 +122,33 @@ async def until_interrupted() -> None:
     await asyncio.Event().wait()
 
 
+async def let_arrive(store: Store, pause: float) -> None:
+    """Let a new upload arrive again and again, for as long as it takes; some have failed at once.
+
+    Args:
+        store: Where.
+        pause: The seconds from one to the next.
+    """
+    for number in count(1):  # pragma: no branch - it has no end
+        await asyncio.sleep(pause)
+        store.add_ingestion(None if number % FAILED_ONE_IN else "failed")
+
+
 def _introduce(options: Options, served: Sandbox, output: str) -> None:
     out = options.screen.out
+    runs = [served.store.get_run(run_id) for run_id in served.store.runs.ids()[:RUNS_TOLD]]
     if output != "table":
-        out(json.dumps({"base_url": served.base_url, "api_key": served.api_key}))
+        told = [{"id": run.id, "status": run.status, "token": run.token} for run in runs]
+        out(json.dumps({"base_url": served.base_url, "api_key": served.api_key, "runs": told}))
         return
     style = options.screen.style
     out(f"URL      {style(served.base_url, bold=True)}")
     out(f"Key      {style(served.api_key, bold=True)}")
     out(f"Speaks   {served.dialect}")
     out(f"Holds    {len(served.store):,} ingestions, {served.runs:,} runs")
-    for run_id in served.store.runs.ids()[:RUNS_TOLD]:
-        out(f"Run      {run_id}  {served.store.get_run(run_id).status}")
+    for run in runs:
+        out(f"Run      {run.id}  {run.status}")
+        out(f"  token  {run.token}")
     out("")
     out(f"export KS_BASE_URL={served.base_url}")
     out(f"export KS_API_KEY={served.api_key}")

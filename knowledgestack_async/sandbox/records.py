@@ -113,7 +113,7 @@ class Ingestion:
 
     @property
     def shown(self) -> Row:
-        """What the list shows: after a rerun this can be the previous run's outcome for a while."""
+        """What the list shows; after a rerun this can be the previous run's outcome for a while."""
         return self.listed or self.row
 
     @property

@@ -145,7 +145,7 @@ class RunBook:
             error: Why it failed; left out where it completed.
 
         Returns:
-            Whether this changed anything: a finished run stays as it is.
+            Whether this changed anything; a finished run stays as it is.
 
         Raises:
             NotFoundError: There is none with this id.
