@@ -35,6 +35,7 @@ __all__ = [
     "decode_summary_page",
     "encode_json",
     "load_long_way",
+    "pack_ending",
     "pack_summary",
     "unpack_summary",
 ]
@@ -127,6 +128,11 @@ def pack_summary(made: WorkflowSummaryResponse) -> bytes:
     """An ingestion in a form that takes little memory, and no other part of the answer it came in."""
     is_detail = isinstance(made, WorkflowDetailResponse)
     return (b"D" if is_detail else b"S") + encode_json(made.raw)
+
+
+def pack_ending(made: WorkflowSummaryResponse) -> bytes:
+    """The same, of no more than what a run's end is told by."""
+    return b"S" + encode_json({name: made.raw.get(name) for name in _ENDING})
 
 
 def unpack_summary(packed: bytes) -> WorkflowSummaryResponse:
@@ -259,6 +265,10 @@ _SHORTCUTS: Mapping[type, Callable[[bytes], Any]] = {
     WorkflowSummaryResponse: msgspec.json.Decoder(WorkflowSummaryResponse).decode,
 }
 
+_ENDING = (
+    *("workflow_id", "document_id", "document_version_id", "status", "error"),
+    *("last_run_timestamp", "last_state_update_timestamp", "created_at"),
+)
 _FIRST_ITEM = 4096
 _CURRENT_PAGES = msgspec.json.Decoder(PaginatedResponse[WorkflowSummaryResponse])
 _EARLIER_PAGES = msgspec.json.Decoder(PaginatedResponse[_Unfinished])

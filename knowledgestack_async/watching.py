@@ -101,7 +101,8 @@ class Watch(Generic[StateT]):
         self._make_poller = poller
         self._everything = ids is None
         self._check = check
-        self._ids = dict.fromkeys([] if ids is None else check_each(ids, "the ids", check))
+        # Each by itself, so that the same text is kept wherever an answer names it again.
+        self._ids = {id_: id_ for id_ in ([] if ids is None else check_each(ids, "the ids", check))}
         self._clock = clock
         self._status_of = status_of
         self._run_of = run_of
@@ -165,10 +166,10 @@ class Watch(Generic[StateT]):
             raise StopAsyncIteration
         return self._pending.take()
 
-    async def next_changes(self) -> list[StatusChange[StateT]]:
-        """All the changes that wait, once there are any; none when the watch is over."""
+    async def next_changes(self, most: int = 500) -> list[StatusChange[StateT]]:
+        """The changes that wait, so many of them, once there are any; none when the watch is over."""
         await self._wait_until_pending()
-        return [self._pending.take() for _ in range(len(self._pending))]
+        return [self._pending.take() for _ in range(min(most, len(self._pending)))]
 
     async def _wait_until_pending(self) -> None:
         if self._poller is None:
@@ -200,7 +201,7 @@ class Watch(Generic[StateT]):
             ConfigurationError: The id is none.
         """
         id_ = self._check(workflow_id)
-        self._ids[id_] = None
+        self._ids[id_] = id_
         if after is not None:
             self._after[id_] = after
         if self._subscription is not None and self._poller is not None:
@@ -283,22 +284,23 @@ class Watch(Generic[StateT]):
         return max(0.0, self._began_at + self._deadline - self._clock.now())
 
     def _observe(self, seen: Observation[StateT]) -> None:
-        known = self._known.get(seen.id)
+        id_ = self._ids.get(seen.id, seen.id)
+        known = self._known.get(id_)
         if self._is_over or (known is not None and known.is_over and not self._everything):
             return
-        if seen.id in self._in_trouble and (seen.error is None or seen.is_missing):
-            self._in_trouble.discard(seen.id)
-            self._tell(ChangeKind.RECOVERED, seen.id)
+        if id_ in self._in_trouble and (seen.error is None or seen.is_missing):
+            self._in_trouble.discard(id_)
+            self._tell(ChangeKind.RECOVERED, id_)
         if seen.state is not None:
             self.last_state = seen.state
-            self._observe_state(seen.id, seen.state, known)
+            self._observe_state(id_, seen.state, known)
         elif seen.is_missing:
             self._observe_absence(seen, known)
         else:
             self._last_error = seen.error
-            if seen.id not in self._in_trouble:
-                self._in_trouble.add(seen.id)
-                self._tell(ChangeKind.TROUBLE, seen.id, error=seen.error)
+            if id_ not in self._in_trouble:
+                self._in_trouble.add(id_)
+                self._tell(ChangeKind.TROUBLE, id_, error=seen.error)
 
     def _observe_state(self, id_: str, state: StateT, known: _Known | None) -> None:
         before = self._after.get(id_)

@@ -319,6 +319,27 @@ def watch_ingestions(
     if interval is not None:
         seconds = check_seconds(interval, "interval")
         pace = Pace(first=seconds, longest=max(seconds, Pace().longest))
+    return make_watch(
+        session,
+        workflow_ids,
+        deadline=deadline,
+        pace=pace,
+        after={} if after is None else _checked_after(after),
+        stays_open=stays_open,
+    )
+
+
+def make_watch(
+    session: Session,
+    workflow_ids: object,
+    *,
+    deadline: float | None = None,
+    pace: Pace | None = None,
+    after: Mapping[str, WorkflowSummaryResponse | Baseline] | None = None,
+    stays_open: bool = False,
+    pack: Callable[[WorkflowSummaryResponse], bytes] = pack_summary,
+) -> Watch[WorkflowSummaryResponse]:
+    """A watch of ingestions; ``pack`` makes small what waits for a slow reader."""
     return Watch(
         lambda: ingestion_poller(session),
         workflow_ids,
@@ -328,10 +349,10 @@ def watch_ingestions(
         run_of=_run_of,
         deadline=deadline,
         pace=pace,
-        after={} if after is None else _checked_after(after),
+        after=after,
         is_newer=is_newer_run,
         stays_open=stays_open,
-        packing=(pack_summary, unpack_summary),
+        packing=(pack, unpack_summary),
     )
 
 

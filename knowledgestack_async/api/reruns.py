@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from typing import cast
 
-from .._codec import encode_json
+from .._codec import encode_json, pack_ending
 from .._dialects import Dialect, Route, Target
 from .._journal import SqliteJournal
 from .._retry import RetryPolicy
@@ -19,7 +19,7 @@ from ..monitor import is_newer_run
 from ..session import Session
 from ..watching import Watch
 from ._calls import read_detail, read_page
-from .ingestion_workflows import iter_ingestion_workflows, rerun_call, watch_ingestions
+from .ingestion_workflows import iter_ingestion_workflows, make_watch, rerun_call
 
 __all__ = ["rerun_ingestions"]
 
@@ -92,7 +92,7 @@ class _SessionUpstream:
         return (await read_page(self._impatient, 0, 1, {}, Priority.BACKGROUND)).total
 
     def follow(self) -> Watch[WorkflowSummaryResponse]:
-        return watch_ingestions(self._session, (), stays_open=True)
+        return make_watch(self._session, (), stays_open=True, pack=pack_ending)
 
 
 def rerun_ingestions(
