@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -15,7 +15,7 @@ from ._codec import DecodeError
 from ._dialects import Dialect, Route, Target
 from ._governor import Governor, Slot
 from ._negotiation import Negotiation
-from ._problems import Problem, call_facts, make_error, without_secrets
+from ._problems import Problem, call_facts, hide_in_text, make_error, without_secrets
 from ._retry import Chance, Fault, RetryBudget, decide, fault_of
 from ._settings import CallOptions, GivenKeys, KeySource
 from ._transport import Failure, Transport
@@ -251,7 +251,7 @@ class Engine:
         reason = f"the server answered {answer.status}"
         if 300 <= answer.status < 400:
             reason += "; redirects are not followed"
-        return Problem(fault, reason, _without(progress.secrets, answer), retry_after)
+        return Problem(fault, reason, without_secrets(progress.secrets, answer), retry_after)
 
     async def _wait_or_raise(
         self,
@@ -308,7 +308,7 @@ class Engine:
     def _error(
         self, call: Call[Any], target: Target, progress: _Progress, problem: Problem, *, why: str
     ) -> RequestError:
-        error = make_error(
+        return make_error(
             call,
             call_facts(call, target, progress.tries),
             problem,
@@ -316,7 +316,6 @@ class Engine:
             deadline_is_over=progress.deadline_at <= self._clock.now(),
             why=why,
         )
-        return without_secrets(error, progress.secrets)
 
     def _log_try(
         self,
@@ -333,20 +332,9 @@ class Engine:
             target.path,
             result.reason if isinstance(result, Failure) else result.status,
             seconds * 1000,
-            None if answer is None else _without(progress.secrets, answer).request_id,
+            None if answer is None else without_secrets(progress.secrets, answer).request_id,
             progress.tries,
         )
-
-
-def _without(secrets: Collection[object], answer: Answer) -> Answer:
-    """An answer as an error may show it."""
-    for secret in secrets:
-        if isinstance(secret, Secret):
-            answer = msgspec.structs.replace(answer, body=secret.hide_in(answer.body))
-            request_id = answer.request_id
-            if request_id and secret.hide_in_text(request_id) != request_id:
-                answer = msgspec.structs.replace(answer, headers={"x-request-id": "[secret]"})
-    return answer
 
 
 def _read_body(
@@ -359,16 +347,18 @@ def _read_body(
         return progress.done(call.read(answer, dialect), answer)
     except Misdelivered as error:
         answer.discard()
-        return Problem(Fault.UNCERTAIN, f"the answer is not to this request: {error}", answer)
+        reason = hide_in_text(progress.secrets, f"the answer is not to this request: {error}")
+        return Problem(Fault.UNCERTAIN, reason, without_secrets(progress.secrets, answer))
     except DecodeError as error:
         answer.discard()
         if call.accepted is not None:
             return progress.done(call.accepted(answer), answer)
+        shown = without_secrets(progress.secrets, answer)
+        reason = hide_in_text(progress.secrets, error.reason)
         if answer.is_on_reused and progress.tries == 1:
             # It may be a late answer to the request before; another connection tells.
-            return Problem(Fault.UNCERTAIN, error.reason, _without(progress.secrets, answer))
-        shown = _without(progress.secrets, answer)
-        return Problem(Fault.ODD, error.reason, shown, json_path=error.path)
+            return Problem(Fault.UNCERTAIN, reason, shown)
+        return Problem(Fault.ODD, reason, shown, json_path=error.path)
 
 
 def _probe_call(generation: Dialect) -> Call[bool]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, cast
 
 import msgspec
 
 from . import errors
+from ._codec import DecodeError, decode_json, encode_json
 from ._dialects import Target
 from ._retry import Fault
-from ._wire import Answer, Call, Secret, excerpt, response_error
-from .errors import FieldError, RequestError
+from ._wire import ERROR_LIMIT, Answer, Call, Secret, excerpt, response_error
+from .errors import RequestError
 
-__all__ = ["Problem", "call_facts", "make_error", "without_secrets"]
+__all__ = ["Problem", "call_facts", "hide_in_text", "make_error", "without_secrets"]
 
 _LOOK_FIRST = "Look at its state before you send it again: it may run twice."
 
@@ -28,25 +29,47 @@ class Problem(msgspec.Struct, frozen=True):
     json_path: str | None = None
 
 
-def without_secrets(error: RequestError, secrets: Collection[object]) -> RequestError:
-    """The error, with no credential in what the server said, in whatever form it said it."""
+def without_secrets(secrets: Collection[object], answer: Answer) -> Answer:
+    """An answer as an error or a log may show it, in whatever form the server repeated a credential."""
     for secret in secrets:
         if isinstance(secret, Secret):
-            for name in ("message", "code", "request_id", "json_path"):
-                text = getattr(error, name, None)
-                if text:
-                    setattr(error, name, secret.hide_in_text(text))
-            if isinstance(error, errors.UnprocessableEntity):
-                error.fields = tuple(_hide_in_field(secret, field) for field in error.fields)
-    return error
+            body = secret.hide_in(answer.body)
+            if b"\\" in body and len(body) <= ERROR_LIMIT:
+                body = _without_escaped(secret, body)
+            headers, request_id = answer.headers, answer.request_id
+            if request_id and hide_in_text([secret], request_id) != request_id:
+                headers = {"x-request-id": "[secret]"}
+            answer = msgspec.structs.replace(answer, headers=headers, body=body)
+    return answer
 
 
-def _hide_in_field(secret: Secret, field: FieldError) -> FieldError:
-    parts = (
-        part if isinstance(part, int) else secret.hide_in_text(part) for part in field.location
-    )
-    message, kind = map(secret.hide_in_text, (field.message, field.type))
-    return FieldError(tuple(parts), message, kind)
+def hide_in_text(secrets: Collection[object], text: str) -> str:
+    """A text that may hold what the server said, without a credential."""
+    for secret in secrets:
+        if isinstance(secret, Secret):
+            text = secret.hide_in_text(text)
+    return text
+
+
+def _without_escaped(secret: Secret, body: bytes) -> bytes:
+    """JSON can spell each character in several ways."""
+    try:
+        parsed = decode_json(body)
+    except DecodeError:
+        return body
+    hidden = _hide_in_json(secret, parsed)
+    return body if hidden == parsed else encode_json(hidden)
+
+
+def _hide_in_json(secret: Secret, value: Any) -> Any:
+    if isinstance(value, str):
+        return secret.hide_in_text(value)
+    if isinstance(value, list):
+        return [_hide_in_json(secret, one) for one in cast("Sequence[Any]", value)]
+    if isinstance(value, dict):
+        named = cast("Mapping[str, Any]", value).items()
+        return {secret.hide_in_text(name): _hide_in_json(secret, one) for name, one in named}
+    return value
 
 
 def call_facts(call: Call[Any], target: Target, tries: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ._upstream import Upstream
 from .errors import (
     ConnectionFailed,
     ConnectionLost,
+    CredentialError,
     DeadlineExceeded,
     InvalidResponse,
     NotFound,
@@ -48,6 +49,7 @@ ROUNDS = 10
 _MAY_PASS = (
     ConnectionFailed,
     ConnectionLost,
+    CredentialError,
     DeadlineExceeded,
     InvalidResponse,
     ServerError,

@@ -17,6 +17,7 @@ from .errors import (
     BadRequest,
     ConfigurationError,
     ConnectionFailed,
+    CredentialError,
     DeadlineExceeded,
     KnowledgeStackError,
     NotFound,
@@ -284,7 +285,8 @@ class Sender:
         await self._settle(concluded)
         if state in {ItemState.PLANNED, ItemState.UNKNOWN} and self.stopped_by is None:
             self._strikes += 1
-            is_away = isinstance(error, ConnectionFailed) or self._upstream.is_exhausted
+            is_away = isinstance(error, ConnectionFailed | CredentialError)
+            is_away = is_away or self._upstream.is_exhausted
             if is_away or self._strikes >= self.STRIKES:
                 await self.pause(reason)
 
@@ -368,7 +370,7 @@ def _state_after(error: KnowledgeStackError) -> ItemState:
         return ItemState.UNKNOWN
     if isinstance(error, TooManyRequests | ServiceUnavailable | Unauthorized):
         return ItemState.PLANNED
-    if isinstance(error, ConnectionFailed | DeadlineExceeded | SessionError):
+    if isinstance(error, ConnectionFailed | CredentialError | DeadlineExceeded | SessionError):
         return ItemState.PLANNED
     if isinstance(error, ConfigurationError):
         return ItemState.FAILED

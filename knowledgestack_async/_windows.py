@@ -176,7 +176,8 @@ class Seam:
         fresh = list(dict(zip(ids[first:], window.items[first:], strict=True)).values())
         self._memory.add(ids[first:])
         self.is_stale = self._is_the_last_one_again(window, ids)
-        self._last_shown = (window.start, ids)
+        if ids != self._last_shown[1]:
+            self._last_shown = (window.start, ids)
         self._check_sense(window, planned, got_any=bool(fresh))
         # A window read ahead that turns out to lie behind what was read is not where we are.
         if (fresh or read_after or window.end > self.reach) and not self.is_stale:

@@ -22,6 +22,7 @@ from .errors import ConfigurationError, FieldError, ResponseError
 from .models import PaginatedResponse, WireObject, WorkflowSummaryResponse
 
 __all__ = [
+    "ERROR_LIMIT",
     "Answer",
     "Call",
     "Misdelivered",

@@ -148,7 +148,10 @@ class StatusPoll:
         done = {task for task in self._asked if task.done()}
         self._asked -= done
         was_closed = any(task.cancelled() for task in done)
-        self._ready += [task.result() for task in done if not task.cancelled()]
+        ended = [task for task in done if not task.cancelled()]
+        self._ready += [task.result() for task in ended if task.exception() is None]
+        for task in ended:
+            task.result()  # an error that nobody foresaw comes up, and loses no other's result
         if self._pull is not None and self._pull.done():
             pull, self._pull = self._pull, None
             was_closed = was_closed or pull.cancelled()

@@ -389,6 +389,22 @@ async def test_endless_empty_pages_are_an_error_soon(walk, prefetch, by_number):
 
 @AHEAD
 @STYLES
+@pytest.mark.parametrize("total", [200, 1_000, 10**12])
+@pytest.mark.parametrize("count", [100, 20, 1])
+async def test_the_same_page_for_ever_is_an_error_soon(walk, prefetch, by_number, total, count):
+    asked = []
+
+    async def fetch(start, size):
+        asked.append(start)
+        return Window([f"i{number}" for number in range(count)], total, start, size, by_number)
+
+    with pytest.raises(WalkError, match="shows the same ones again"):
+        await walk(fetch, prefetch=prefetch)
+    assert len(asked) <= 30 + 220 // count
+
+
+@AHEAD
+@STYLES
 async def test_a_server_that_ignores_what_is_asked_is_an_error_soon(walk, prefetch, by_number):
     asked = []
 

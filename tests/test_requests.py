@@ -12,6 +12,7 @@ from yarl import URL
 
 import knowledgestack_async as ks
 from knowledgestack_async.api.workflow_runs import CALLBACK_ERROR_LENGTH
+from support import ids_of, run_id_of
 
 __all__ = ["mocked"]
 
@@ -483,3 +484,30 @@ async def test_a_request_of_the_users_own_goes_out_under_the_same_rules(
     assert (None if sent.body is None else json.loads(sent.body)) == body
     assert sent.headers["Authorization"] == "Bearer sk-user-1"
     assert (found.status, found.json, found.headers["X-Here"]) == (200, {"ok": True}, "1")
+
+
+async def test_callbacks_and_cancels_go_first_and_polls_and_sweeps_last(sandbox, monkeypatch):
+    seen: dict[str, set[str]] = {}
+    async with sandbox.session() as session:
+        original = session.execute
+
+        def execute(call):
+            seen.setdefault(call.priority.name, set()).add(call.target(session.capabilities).path)
+            return original(call)
+
+        monkeypatch.setattr(ks.Session, "execute", lambda _session, call: execute(call))
+        run, (busy, *_) = run_id_of(sandbox), ids_of(sandbox, "processing")
+        done = ids_of(sandbox, "completed")[0]
+        await ks.send_workflow_run_callback(session, run, "COMPLETED")
+        await ks.cancel_workflow(session, busy)
+        await ks.get_workflow_run(session, run)
+        await anext(aiter(ks.poll_workflow_statuses(session, [busy])))
+        await ks.wait_for_ingestion(session, done)
+        async with ks.watch_ingestions(session) as watch:
+            await anext(watch)
+    lists = "/v1/workflows/document_versions"
+    assert seen == {
+        "URGENT": {f"/v1/workflow-runs/{run}/callback", f"/v1/workflows/{busy}"},
+        "NORMAL": {f"/v1/workflow-runs/{run}"},
+        "BACKGROUND": {f"/v1/workflows/{busy}", f"{lists}/{done}", lists},
+    }

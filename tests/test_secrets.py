@@ -8,6 +8,7 @@ import logging
 import pickle
 import traceback
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import aiohttp
 import attrs
@@ -44,7 +45,7 @@ def shown(error: BaseException) -> str:
     captured.stack = traceback.StackSummary.from_list(
         frame
         for frame in captured.stack
-        if frame.filename != __file__  # the user's own frames
+        if Path(frame.filename).parent != Path(__file__).parent  # the user's own frames
     )
     parts = ["".join(captured.format()), str(error), repr(error), repr(error.args)]
     parts += [repr(vars(error)), repr(error.__cause__), repr(error.__context__)]

@@ -12,6 +12,7 @@ from itertools import pairwise
 import pytest
 
 import knowledgestack_async as ks
+from knowledgestack_async._codec import pack_ending, pack_summary, unpack_summary
 from knowledgestack_async._poller import Observation
 from knowledgestack_async.sandbox import Fault, Sandbox, SteppedClock
 from support import KEY, Stepping, ids_of
@@ -488,3 +489,87 @@ async def test_whoever_comes_while_the_last_one_leaves_is_served(sandbox, sessio
             await asyncio.sleep(0)
     async with ks.watch_ingestions(session, ids) as watch:
         assert (await anext(watch)).workflow_id in ids
+
+
+@pytest.mark.parametrize("dialect", ["documented", "system-jobs"])
+async def test_what_was_over_and_vanishes_is_told_in_a_watch_of_everything(dialect):
+    options = {"dialect": dialect, "statuses": {"completed": 1.0}}
+    box, clock = stepped_box(230, **options)
+    async with box, box.session(clock=clock, dialect=dialect) as session:
+        ids = list(box.store.ids())
+        gone = set(ids[5:225:20])
+        async with ks.watch_ingestions(session, interval=1) as watch:
+            seen = [await anext(watch) for _ in ids]
+            for one in gone:
+                box.store.remove_ingestion(one)
+            missing = [await anext(watch) for _ in gone]
+            await asyncio.sleep(0.05)
+            assert watch.summary.counts == {"completed": 230 - len(gone), "missing": len(gone)}
+            assert len(watch._pending) == 0
+    assert all(change.is_final for change in seen)
+    assert {change.workflow_id for change in missing} == gone
+    assert {change.kind for change in missing} == {"missing"}
+    assert not any(change.is_final for change in missing)
+
+
+@pytest.mark.parametrize("dialect", ["offset", "system-jobs"])
+async def test_beside_a_watch_of_everything_many_cost_no_request_each(dialect):
+    box, clock = stepped_box(600, dialect=dialect, statuses={"completed": 1.0})
+    async with box, box.session(clock=clock, dialect=dialect) as session:
+        async with ks.watch_ingestions(session) as everything:
+            _ = [await anext(everything) for _ in range(600)]
+            async with ks.watch_ingestions(session, box.store.ids()) as watch:
+                final = {change.workflow_id async for change in watch if change.is_final}
+    assert final == set(box.store.ids())
+    assert box.request_counts["get_ingestion_workflow"] == 0
+
+
+async def test_an_interval_holds_beside_a_watch_that_looks_more_often():
+    box, clock = stepped_box(40, pipeline_seconds=(300.0, 400.0))
+    async with box, box.session(clock=clock) as session:
+        slow, quick = list(box.store.ids())[:20], list(box.store.ids())[20:]
+        times: list[float] = []
+        async with (
+            ks.watch_ingestions(session, slow, interval=10, deadline=200) as rare,
+            ks.watch_ingestions(session, quick, deadline=200) as often,
+        ):
+            serve = rare._subscription.on_tick
+
+            def on_tick(*told):
+                times.append(clock.now())
+                serve(*told)
+
+            rare._subscription.on_tick = on_tick
+            _ = [change async for change in often]
+    assert len(times) > 5
+    assert min(b - a for a, b in pairwise(times)) >= 10 - 1e-9
+
+
+async def test_an_outage_is_one_event_also_where_there_are_few():
+    box, clock = stepped_box(3, pipeline_seconds=(100.0, 101.0))
+    retry = ks.RetryPolicy(tries=1)
+    async with box, box.session(clock=clock, retry=retry) as session:
+        box.faults.add(Fault("status", status=500, after=3, times=6))
+        async with ks.watch_ingestions(session, box.store.ids()) as watch:
+            told = [(change.kind, change.workflow_id) async for change in watch]
+    assert [one for one in told if one[0] in {"trouble", "recovered"}] == [
+        ("trouble", ""),
+        ("recovered", ""),
+    ]
+
+
+async def test_what_waits_for_a_slow_reader_is_packed_and_comes_back_whole():
+    box, clock = stepped_box(1_300, dialect="system-jobs", statuses={"completed": 1.0})
+    async with box, box.session(clock=clock, dialect="system-jobs") as session:
+        async with ks.watch_ingestions(session, box.store.ids()) as watch:
+            while watch.summary.finished < 1_300:
+                await asyncio.sleep(0)
+            kept = [news.state for news in watch._pending._news.values()]
+            changes = [change async for change in watch]
+        walked = {item.workflow_id: item async for item in ks.iter_ingestion_workflows(session)}
+        detail = await ks.get_ingestion_workflow(session, box.store.ids()[0])
+    assert sum(isinstance(state, bytes) for state in kept) == 300
+    assert {change.workflow_id: change.state for change in changes} == walked
+    assert all(change.state.raw == walked[change.workflow_id].raw for change in changes)
+    assert unpack_summary(pack_summary(detail)) == detail
+    assert unpack_summary(pack_ending(detail)).status == detail.status
