@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from typing import Any
 
 import msgspec
@@ -191,9 +191,15 @@ class Sender:
             return items
 
     async def _wait_or_stop(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            async with self._clock.timeout(seconds):
-                await self._stopped.wait()
+        waits = [
+            asyncio.ensure_future(self._clock.sleep(seconds)),
+            asyncio.ensure_future(self._stopped.wait()),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waits:
+                one.cancel()
 
     async def _send(self, items: Sequence[JournalItem]) -> None:
         if self._upstream.bulk_limit is None:

@@ -25,7 +25,7 @@ from ._rerun_plan import IsNewer, Source, plan, renew, settle
 from ._rerun_send import Sender
 from ._retry import Chance
 from ._upstream import Upstream
-from .errors import SessionError
+from .errors import KnowledgeStackError, SessionError
 from .models import WorkflowSummaryResponse
 from .rerun_report import RerunOutcome, RerunProgress, RerunReport, Tally
 from .watching import StatusChange, Watch
@@ -291,9 +291,7 @@ class RerunJob:
             await self._all_ended.wait()
 
     def _start_following(self, item: JournalItem) -> None:
-        before = item.baseline
-        if before is not None:
-            before = msgspec.structs.replace(before, document_version_id=None)
+        before = item.baseline and msgspec.structs.replace(item.baseline, document_version_id=None)
         self._followed.add(item.workflow_id)
         self._watch.add(item.workflow_id, before)
 
@@ -379,8 +377,8 @@ def _at_its_end(item: JournalItem, change: StatusChange[WorkflowSummaryResponse]
 
 
 def _first_of(several: BaseException) -> BaseException:
-    """What went wrong first, where several tasks ended for it."""
-    if not isinstance(several, BaseExceptionGroup):
-        return several
-    group = cast("BaseExceptionGroup[BaseException]", several)
-    return _first_of(group.exceptions[0])
+    """What several tasks ended with, in one error: one of ours if there is any."""
+    while isinstance(several, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", several)
+        several = (group.subgroup(KnowledgeStackError) or group).exceptions[0]
+    return several

@@ -271,12 +271,16 @@ class Watch(Generic[StateT]):
 
     def _look_for_vanished(self) -> None:
         """What a look at everything didn't show is looked up by itself in the next tick."""
-        if self._subscription is not None:
-            self._subscription.wanted.update(
-                id_
-                for id_, known in self._known.items()
-                if known.tick != self._tick and known.status is not None
-            )
+        self._wanted.update(
+            id_
+            for id_, known in self._known.items()
+            if known.tick != self._tick and known.status is not None
+        )
+
+    @property
+    def _wanted(self) -> set[str]:
+        """What is asked for."""
+        return set() if self._subscription is None else self._subscription.wanted
 
     def _time_left(self) -> float | None:
         if self._deadline is None:
@@ -310,8 +314,8 @@ class Watch(Generic[StateT]):
         is_over = state.is_terminal and not is_old
         if known is not None and (status, run, is_over) == (known.status, known.run, known.is_over):
             known.tick = self._tick
-            if is_over and self._subscription is not None:
-                self._subscription.wanted.discard(id_)
+            if is_over:
+                self._wanted.discard(id_)
             return
         if known is not None and known.run != run and known.run is not None:
             self._tell(ChangeKind.NEW_RUN, id_, previous=previous, state=state)
@@ -348,7 +352,7 @@ class Watch(Generic[StateT]):
         if now.is_over and not self._everything:  # then nothing of it but the status is needed
             now = self._ends.setdefault(now.status, now)
         self._known[id_] = now
-        wanted = set[str]() if self._subscription is None else self._subscription.wanted
+        wanted = self._wanted
         if now.is_over:
             self._endings.append(self._clock.now())
             self._after.pop(id_, None)

@@ -47,6 +47,9 @@ def test_what_aiohttp_takes_is_taken():
     ways = {"trace_configs": (aiohttp.TraceConfig(),), "proxy": "http://127.0.0.1:8080"}
     made = ks.Session(KEY, "https://one.example", ssl=ssl.create_default_context(), **ways)
     assert "one.example" in repr(made)
+    way = made._core.transport._options
+    assert repr(way).startswith("<TransportOptions: proxy True")
+    assert "8080" not in repr(way)
     with pytest.raises(ks.ConfigurationError, match="headers must be a mapping"):
         made.with_options(headers=["a"])
     with pytest.raises(ks.ConfigurationError, match="max_delay must be a number of seconds"):

@@ -205,6 +205,30 @@ async def test_an_unknown_one_that_never_ran_frees_its_place_in_time(path):
     assert report.counts == {"unknown": 4, "accepted": 2}
 
 
+async def test_an_unknown_one_frees_its_place_when_its_run_is_over(path):
+    async with failed_box(6) as box, box.session() as session:
+        box.faults.add(Fault("reset", route="rerun*", when="after", times=2))
+        async with ks.rerun_ingestions(
+            session, box.store.ids(), journal=path, max_in_flight=2, settle_after=1
+        ) as job:
+            async with asyncio.timeout(SOON):
+                report = await job.finish()
+            await asyncio.sleep(0)
+    assert report.counts == {"unknown": 2, "accepted": 4}
+    assert max(effects_by_id(box).values()) == 1
+
+
+async def test_a_place_that_is_held_keeps_no_job_from_its_end(path):
+    async with failed_box(3) as box, box.session() as session:
+        box.faults.add(Fault("reset", route="rerun*", when="before", times=1))
+        async with ks.rerun_ingestions(
+            session, box.store.ids(), journal=path, max_in_flight=3, settle_after=1000
+        ) as job:
+            async with asyncio.timeout(SOON):
+                report = await job.finish()
+    assert report.counts == {"unknown": 1, "accepted": 2}
+
+
 async def test_two_of_one_document_version_have_an_outcome_each(path):
     async with failed_box(6, dialect="system-jobs") as box, box.session() as session:
         items = await ks.iter_ingestion_workflows(session)

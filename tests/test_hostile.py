@@ -123,6 +123,7 @@ def answers_with_the_key():
         "another id": http(with_key.encode()),
         "no time": http(json.dumps(STATUS | {"start_time": KEY}).encode()),
         "escaped": http(f'{{"detail": "{spelt}", "code": "{spelt}"}}'.encode(), status="403 No"),
+        "no JSON": http(f"\\ {KEY}".encode(), status="403 No"),
         "fields": http(
             f'{{"detail": [{{"loc": ["{spelt}", 3], "msg": "{spelt}", "type": "{spelt}"}}]}}'.encode(),
             status="422 No",
@@ -139,6 +140,16 @@ async def test_a_key_that_the_server_repeats_is_not_repeated(kind, caplog):
             await ks.get_workflow_status(session, "w")
     assert KEY not in shown(caught.value)
     assert KEY not in caplog.text
+
+
+async def test_a_key_of_a_function_that_the_server_repeats_is_not_repeated():
+    answer = http(f'{{"detail": "{KEY} \\u00e9"}}'.encode(), status="403 No")
+    async with raw_server(answering(answer)) as server:
+        options = {"dialect": "documented", "clock": FakeClock()}
+        async with ks.Session(lambda: KEY, server.base_url, **options) as session:
+            with pytest.raises(ks.Forbidden, match=r"\[secret\] é") as caught:
+                await ks.get_workflow_status(session, "w")
+    assert KEY not in shown(caught.value)
 
 
 async def test_a_key_among_the_headers_is_refused_and_not_shown():

@@ -126,6 +126,21 @@ async def test_a_timeout_of_the_users_aiohttp_session_is_one_of_ours(sandbox):
                 await ks.list_ingestion_workflows(session)
 
 
+async def test_an_aiohttp_session_of_the_users_sends_no_cancel_twice_by_itself(sandbox):
+    id_ = sandbox.store.ids("processing")[0]
+    sandbox.faults.add(Fault("close", route="cancel_workflow"))
+    async with aiohttp.ClientSession() as theirs:
+        async with sandbox.session(client_session=theirs) as session:
+            with pytest.raises(ks.OutcomeUnknown):
+                await ks.cancel_workflow(session, id_)
+    assert sandbox.request_counts["cancel_workflow"] == 1
+    async with aiohttp.ClientSession() as theirs:
+        nowhere = {"client_session": theirs, "retry": ks.RetryPolicy(tries=1)}
+        async with ks.Session(KEY, "http://127.0.0.1:9", **nowhere) as session:
+            with pytest.raises(ks.ConnectionFailed):
+                await ks.cancel_workflow(session, id_)
+
+
 async def test_a_closed_aiohttp_session_is_refused(sandbox):
     mine = aiohttp.ClientSession()
     await mine.close()

@@ -314,9 +314,13 @@ async def test_any_workflow_is_polled_until_it_is_closed_or_gone():
         assert result.error or result.status.is_terminal
 
 
-@pytest.mark.parametrize("ids", ["one", b"two"])
+async def some_ids():
+    yield "one"
+
+
+@pytest.mark.parametrize("ids", ["one", b"two", some_ids()], ids=["str", "bytes", "asynchronous"])
 async def test_until_closed_needs_an_ordinary_iterable(session, ids):
-    with pytest.raises(ks.ConfigurationError):
+    with pytest.raises(ks.ConfigurationError, match="iterable"):
         ks.poll_workflow_statuses(session, ids, until_closed=True)
 
 
