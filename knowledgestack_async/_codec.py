@@ -11,7 +11,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
-from itertools import compress, count, repeat
+from itertools import repeat
 from operator import attrgetter
 from types import ModuleType
 from typing import Any, TypeVar, cast, get_type_hints
@@ -115,11 +115,11 @@ def decode_summary_page(body: bytes) -> PaginatedResponse[WorkflowSummaryRespons
     if not is_current:
         _for_all(_SET_CLASS, page.items, repeat(WorkflowSummaryResponse))
     _for_all(_SET_READER, page.items, repeat(source.read_item))
-    _for_all(_SET_PLACE, page.items, count())
+    source.item_ids = [*map(id, page.items)]
     uploaders = [*map(_UPLOADER, page.items)]
-    named = [*filter(None, uploaders)]
-    _for_all(_SET_READER, named, repeat(source.read_uploader))
-    _for_all(_SET_PLACE, named, compress(count(), uploaders))
+    if any(uploaders):
+        _for_all(_SET_READER, filter(None, uploaders), repeat(source.read_uploader))
+        source.uploader_ids = [*map(id, uploaders)]
     models.remember_raw(page, source.read)
     return cast("PaginatedResponse[WorkflowSummaryResponse]", page)
 
@@ -150,10 +150,16 @@ def _for_all(
 
 
 class _PageSource:
-    """A page's bytes, parsed again only when somebody asks for ``raw`` or ``extra``."""
+    """A page's bytes, parsed again only when somebody asks for ``raw`` or ``extra``.
+
+    Its objects ask for themselves. Where they are in the page is told by their identities, which
+    are theirs alone as long as they are there to ask.
+    """
 
     def __init__(self, body: bytes) -> None:
         self._body = body
+        self.item_ids: list[int] = []
+        self.uploader_ids: list[int] = []
 
     @cached_property
     def _parsed(self) -> Mapping[str, Any]:
@@ -162,13 +168,16 @@ class _PageSource:
     def read(self) -> Mapping[str, Any]:
         return self._parsed
 
-    def read_item(self, place: int) -> Mapping[str, Any]:
+    def read_item(self, item: WireObject) -> Mapping[str, Any]:
+        return self._read_at(self.item_ids.index(id(item)))
+
+    def read_uploader(self, uploader: WireObject) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self._read_at(self.uploader_ids.index(id(uploader)))["uploader"]
+        return found
+
+    def _read_at(self, place: int) -> Mapping[str, Any]:
         item: Mapping[str, Any] = self._parsed["items"][place]
         return item
-
-    def read_uploader(self, place: int) -> Mapping[str, Any]:
-        uploader: Mapping[str, Any] = self.read_item(place)["uploader"]
-        return uploader
 
 
 def _parse_again(body: bytes) -> Mapping[str, Any]:
@@ -187,7 +196,6 @@ def _read_number(digits: str) -> int | float:
 
 _SET_CLASS: Callable[[Any, Any], None] = object.__dict__["__class__"].__set__
 _SET_READER: Callable[[Any, Any], None] = WireObject.__dict__["_read_raw"].__set__
-_SET_PLACE: Callable[[Any, Any], None] = WireObject.__dict__["_place"].__set__
 _UPLOADER = attrgetter("uploader")
 
 

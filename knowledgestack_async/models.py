@@ -119,20 +119,19 @@ class WorkflowExecutionStatus(OpenEnum):
 class WireObject:
     """What all models share: the way back to what the server sent.
 
-    Where an object was read from is kept as a function and a place to give it, so that nobody pays
+    Where an object was read from is kept as a function to give the object to, so that nobody pays
     for ``raw`` and ``extra`` who doesn't ask for them.
     """
 
-    __slots__ = ("__weakref__", "_place", "_read_raw")
+    __slots__ = ("__weakref__", "_read_raw")
 
-    _read_raw: Callable[[int], Mapping[str, Any]]
-    _place: int
+    _read_raw: Callable[[WireObject], Mapping[str, Any]]
 
     @property
     def raw(self) -> Mapping[str, Any]:
         """The object just as the server sent it; empty for one that was made by hand."""
         read = getattr(self, "_read_raw", None)
-        return {} if read is None else read(self._place)
+        return {} if read is None else read(self)
 
     @property
     def extra(self) -> Mapping[str, Any]:
@@ -178,11 +177,10 @@ def _rebuild(cls: type[WireObject], fields: dict[str, Any], raw: str) -> WireObj
 def remember_raw(made: WireObject, read: Callable[[], Mapping[str, Any]]) -> None:
     """Tell a model how to get at what it was read from (models are frozen, so not by assignment)."""
 
-    def read_it(_place: int) -> Mapping[str, Any]:
+    def read_it(_made: WireObject) -> Mapping[str, Any]:
         return read()
 
     object.__setattr__(made, "_read_raw", read_it)
-    object.__setattr__(made, "_place", 0)
 
 
 @attrs.frozen
