@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import urlencode
 
@@ -57,10 +58,10 @@ class Paging(msgspec.Struct, frozen=True):
     size: str
     by_number: bool
 
-    def query(self, start: int, size: int) -> dict[str, str]:
+    def query(self, start: int, size: int) -> str:
         """The window that begins at ``start``, or at the last multiple of its size before it."""
         place = start // size + 1 if self.by_number else start
-        return {self.place: str(place), self.size: str(size)}
+        return f"{self.place}={place}&{self.size}={size}"
 
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,13 +87,10 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
 
     def list_target(self, start: int, size: int, filters: Mapping[str, Any]) -> Target:
         """The list's window, with the filters that this generation knows (the rest is the caller's)."""
-        query: list[tuple[str, str]] = list(self.paging.query(start, size).items())
-        for name, value in filters.items():
-            if name == "oldest_first":
-                query += [self.newest_last] if value and self.newest_last else []
-            elif name in self.filters:
-                query += [(self.filters[name], text) for text in _query_texts(value)]
-        return Target(self.paths[Route.LIST_INGESTIONS], urlencode(query))
+        query = self.paging.query(start, size)
+        if filters:
+            query += _filter_query(self.name, tuple(filters.items()))
+        return Target(self.paths[Route.LIST_INGESTIONS], query)
 
 
 def _query_texts(value: Any) -> list[str]:
@@ -163,6 +161,19 @@ def dialect_named(name: str) -> Dialect:
             return dialect
     known = ", ".join(repr(dialect.name) for dialect in GENERATIONS)
     raise ConfigurationError(f"dialect must be 'auto', {known}; not {name!r}")
+
+
+@lru_cache(maxsize=64)
+def _filter_query(name: str, filters: tuple[tuple[str, Any], ...]) -> str:
+    """What follows the window in a query; a walk asks for the same again and again."""
+    dialect = dialect_named(name)
+    query: list[tuple[str, str]] = []
+    for filter_name, value in filters:
+        if filter_name == "oldest_first":
+            query += [dialect.newest_last] if value and dialect.newest_last else []
+        elif filter_name in dialect.filters:
+            query += [(dialect.filters[filter_name], text) for text in _query_texts(value)]
+    return f"&{urlencode(query)}" if query else ""
 
 
 def window_of(page: PaginatedResponse[Any]) -> tuple[int, int, bool] | None:

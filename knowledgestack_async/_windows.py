@@ -8,7 +8,7 @@ says was removed in between: items that come in push the rest back, which loses 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
@@ -99,13 +99,15 @@ class Memory:
         self._newer: dict[str, None] = dict.fromkeys(ids)
         self._older: dict[str, None] = {}
 
-    def known(self, ids: Sequence[str]) -> set[str]:
-        """Those of some ids that are remembered."""
-        return self._newer.keys() & ids | self._older.keys() & ids
+    def reach_into(self, ids: Sequence[str]) -> int:
+        """How many of some ids there are up to the last one that is remembered."""
+        newer, older = self._newer, self._older
+        known = [place for place, id_ in enumerate(ids, 1) if id_ in newer or id_ in older]
+        return known[-1] if known else 0
 
-    def add(self, ids: Sequence[str]) -> None:
+    def add(self, ids: Mapping[str, None]) -> None:
         """Remember some more."""
-        self._newer.update(dict.fromkeys(ids))
+        self._newer.update(ids)
         if len(self._newer) >= self.HALF:
             self._newer, self._older = {}, self._newer
 
@@ -113,6 +115,14 @@ class Memory:
         """The last ones, in order."""
         newest = [*islice(reversed(self._newer), count), *islice(reversed(self._older), count)]
         return newest[:count][::-1]
+
+
+class _Compared(msgspec.Struct):
+    """A window, its items' ids, and how many of these there are up to the last one given before."""
+
+    window: Window[Any]
+    ids: list[str]
+    known_up_to: int
 
 
 class Seam:
@@ -126,6 +136,7 @@ class Seam:
     def __init__(self, key: Callable[[Any], str]) -> None:
         self._key = key
         self._memory = Memory()
+        self._compared: _Compared | None = None
         self._empty = 0
         self._astray = 0
         self._stale = 0
@@ -138,6 +149,7 @@ class Seam:
 
     def restore(self, reach: int, total: int | None, last_ids: Sequence[str]) -> None:
         """Go on where another walk stopped."""
+        self._compared = None
         self.reach, self.total, self._memory = reach, total, Memory(last_ids)
 
     def last_ids(self, count: int) -> list[str]:
@@ -146,7 +158,14 @@ class Seam:
 
     def shares(self, window: Window[Any]) -> bool:
         """Whether an item of the window was given before."""
-        return bool(self._memory.known([*map(self._key, window.items)]))
+        return self._compare(window).known_up_to > 0
+
+    def _compare(self, window: Window[Any]) -> _Compared:
+        """The window beside what was given; asked for twice, it is looked at once."""
+        if self._compared is None or self._compared.window is not window:
+            ids = [*map(self._key, window.items)]
+            self._compared = _Compared(window, ids, self._memory.reach_into(ids))
+        return self._compared
 
     def joins(self, window: Window[Any], *, read_after: bool) -> bool:
         """Whether nothing can be missing between what was read and this window.
@@ -170,11 +189,13 @@ class Seam:
         Raises:
             WalkError: The server contradicts itself.
         """
-        ids = [*map(self._key, window.items)]
-        known = self._memory.known(ids)
-        first = max(place for place, id_ in enumerate(ids, 1) if id_ in known) if known else 0
-        fresh = list(dict(zip(ids[first:], window.items[first:], strict=True)).values())
-        self._memory.add(ids[first:])
+        compared = self._compare(window)
+        self._compared = None
+        ids, first = compared.ids, compared.known_up_to
+        new_ids, fresh = dict.fromkeys(ids[first:]), [*window.items[first:]]
+        if len(new_ids) != len(fresh):
+            fresh = [*dict(zip(ids[first:], fresh, strict=True)).values()]
+        self._memory.add(new_ids)
         self.is_stale = self._is_the_last_one_again(window, ids)
         if ids != self._last_shown[1]:
             self._last_shown = (window.start, ids)

@@ -118,7 +118,8 @@ class _Walk(Generic[T]):
                 self._depth = min(self.DEEPEST, self._depth * 2)
             elif all(other.task.done() for other in self._ahead):
                 self._depth = max(self.SHALLOWEST, self._depth - 1)
-        await asyncio.wait([ahead.task])
+        if not ahead.task.done():
+            await asyncio.wait([ahead.task])
         if ahead.task.cancelled():
             raise SessionError("the session was closed during the walk")
         error = ahead.task.exception()

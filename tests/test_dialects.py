@@ -1,6 +1,7 @@
 """The three generations as data: where their routes are, how they page, which one spoke."""
 
 from datetime import UTC, datetime, timedelta, timezone
+from urllib.parse import parse_qsl
 
 import pytest
 from hypothesis import given, settings
@@ -129,7 +130,7 @@ def test_an_envelope_says_which_window_it_holds(envelope, window):
 @settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 100))
 def test_a_numbered_window_holds_the_item_that_it_was_asked_for(start, size):
-    query = DOCUMENTED.paging.query(start, size)
+    query = dict(parse_qsl(DOCUMENTED.paging.query(start, size)))
     begin, found, by_number = window_of(page(page=int(query["page"]), page_size=size))
     assert begin <= start < begin + found
     assert by_number

@@ -226,20 +226,21 @@ def test_a_stray_window_now_and_then_is_none():
 def test_the_last_ids_are_the_last_ones_in_order(ids, count):
     memory = Memory()
     distinct = list(dict.fromkeys(ids))
-    memory.add(distinct)
+    memory.add(dict.fromkeys(distinct))
     assert memory.last(count) == (distinct[-count:] if count else [])
 
 
 def test_the_memory_stays_flat_and_long_enough():
     memory = Memory(["first"])
-    assert memory.known(["first", "other"]) == {"first"}
+    assert memory.reach_into(["other", "first", "another"]) == 2
+    assert memory.reach_into(["other"]) == memory.reach_into([]) == 0
     for number in range(0, 30_000, 100):
-        memory.add([str(id_) for id_ in range(number, number + 100)])
+        memory.add({str(id_): None for id_ in range(number, number + 100)})
         held = len(memory._newer) + len(memory._older)
         assert held <= 10_000
         oldest = max(0, number + 100 - 5_000)
-        both = {str(oldest), str(number + 99)}
-        assert memory.known([*both]) == both
-    assert not memory.known(["first"])
+        for one in (oldest, number + 99):
+            assert memory.reach_into([str(one), "new"]) == 1
+    assert not memory.reach_into(["first"])
     assert memory.last(3) == ["29997", "29998", "29999"]
     assert len(memory.last(9_000)) >= 5_000

@@ -143,14 +143,15 @@ def iter_ingestion_workflows(
         oldest_first=oldest_first,
     )
 
-    fenced = filters
+    asked = filters.wire()
 
     async def fetch(start: int, size: int) -> Window[WorkflowSummaryResponse]:
-        nonlocal fenced
-        window = await fetch_window(session, start, size, fenced.wire(), Priority.NORMAL)
-        filters.check_honoured(session.capabilities)
+        nonlocal asked
+        window = await fetch_window(session, start, size, asked, Priority.NORMAL)
+        if filters:
+            filters.check_honoured(session.capabilities)
         if start == 0 and window.items:
-            fenced = filters.fenced(window.items[0], session.capabilities)
+            asked = filters.fenced(window.items[0], session.capabilities).wire()
         return window
 
     return PageIterator(
