@@ -106,14 +106,14 @@ def test_no_ids_are_nothing_to_do(cli, server):
 
 
 def test_ids_come_from_a_file(cli, server, tmp_path):
-    ids = list(server.store.ids("failed"))[:3]
+    *ids, other = list(server.store.ids("failed"))[:4]
     file = tmp_path / "ids.txt"
     file.write_text("\ufeff" + "\n\n".join(ids) + "\n-\n", encoding="utf-8")
     rerun = ("ingestions", "rerun", "--yes", "-o", "ids", "--from")
     assert sorted(cli(*rerun, str(file)).out.split()) == sorted(ids)
     file.write_bytes(b"\xff\xff\xff")
     assert "can't be read as a list of ids" in cli(*rerun, str(file)).err
-    assert cli(*rerun, "-", stdin=ids[0]).code == 0
+    assert cli(*rerun, "-", stdin=other).code == 0
 
 
 @pytest.mark.parametrize(
@@ -142,6 +142,30 @@ def test_a_journal_is_no_list_of_ids(cli, server, journal):
     result = cli(*rerun, "--from", str(journal))
     assert result.code == 2
     assert "retry-failed" in result.err
+
+
+def test_a_job_that_is_finished_is_not_taken_for_a_new_one(cli, server, journal):
+    rerun = ("ingestions", "rerun", "--journal", str(journal))
+    first, second = server.store.ids("failed")[:2]
+    assert cli(*rerun, first, "--yes").code == 0
+    for result in (cli(*rerun, second, "--yes"), cli(*rerun, second, tty=BOTH, stdin="y\n")):
+        assert (result.code, result.out) == (2, "")
+        said = " ".join(click.unstyle(result.err).split())
+        assert said.startswith(
+            f"Error: {journal} holds a job that is finished; take another --journal, or "
+            f"'ks-async jobs retry-failed {journal}'."
+        )
+    assert reruns(server) == 1
+
+
+def test_a_job_of_which_only_unknown_ones_are_left_goes_on(cli, server, journal):
+    id_ = server.store.ids("failed")[0]
+    server.faults.add(Fault("close", when="after", id=id_, method="POST", times=1))
+    rerun = ("ingestions", "rerun", id_, "--journal", str(journal))
+    assert cli(*rerun, "--yes").code == 5
+    again = cli(*rerun, tty=BOTH, stdin="y\n")
+    assert "Go on with the 1 that is left?" in again.err
+    assert (again.code, reruns(server)) == (0, 1)
 
 
 def test_an_unknown_outcome_is_5_and_settled_later(cli, server, journal):

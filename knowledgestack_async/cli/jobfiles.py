@@ -77,6 +77,16 @@ class JobFile:
         open_states = (ks.ItemState.PLANNED, ks.ItemState.SENDING)
         return self.running + sum(self.counts.get(state, 0) for state in open_states)
 
+    @property
+    def unknown(self) -> int:
+        """Of how many nobody can tell whether they ran."""
+        return self.counts.get(ks.ItemState.UNKNOWN, 0)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether going on with it would neither send nor look up anything."""
+        return self.is_planned and not self.left and not self.unknown
+
     def check_free(self) -> None:
         """Make sure that it can be used here.
 

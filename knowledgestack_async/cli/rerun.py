@@ -9,11 +9,12 @@ import click
 
 import knowledgestack_async as ks
 
+from .again import command_line
 from .commands import Command
 from .connection import run_with_session
 from .dry_run import show_dry_run
 from .exits import Exit
-from .folders import new_journal
+from .folders import job_name, new_journal
 from .ids import ask, check_can_ask, yes_option
 from .jobfiles import JobFile, look_into
 from .options import Options, pass_options, printing
@@ -119,10 +120,17 @@ async def begin(
 async def _go_on(
     options: Options, session: ks.Session, known: JobFile, how: How, *, yes: bool
 ) -> Exit:
+    if known.is_finished:
+        again = command_line(options, "jobs", "retry-failed", job_name(known.path))
+        raise click.UsageError(
+            f"{known.path} holds a job that is finished; take another --journal, or {again!r}."
+        )
     options.screen.note(
         f"{known.path} has a job of {known.total:,} already: that one goes on, no other targets are read."
     )
-    if not yes and not ask(options, f"Go on with the {known.left:,} that are left?"):
+    left = known.left + known.unknown
+    is_meant = f"Go on with the {left:,} that {'is' if left == 1 else 'are'} left?"
+    if not yes and not ask(options, is_meant):
         return Exit.FAILED
     return await run_job(options, session, [], known.path, how)
 
