@@ -168,6 +168,21 @@ def test_a_job_of_which_only_unknown_ones_are_left_goes_on(cli, server, journal)
     assert (again.code, reruns(server)) == (0, 1)
 
 
+def test_ids_that_do_not_exist_are_not_found(cli, server, journal):
+    first, second = server.store.ids("failed")[:2]
+    result = cli("ingestions", "rerun", "nope", first, "--yes", "--journal", str(journal))
+    assert result.code == 3
+    assert result.err == "Of 2: 1 refused, 1 accepted.\nnot found: nope\n"
+    assert cli("jobs", "resume", str(journal)).code == 3
+    server.faults.add(Fault("status", status=404, id=second, method="POST"))
+    assert cli("ingestions", "rerun", second, "--yes").code == 3
+    server.faults.clear()
+    server.faults.add(Fault("status", status=409, id=second, method="POST"))
+    worse = cli("ingestions", "rerun", "nope", second, "--yes")
+    assert worse.code == 1
+    assert re.search(r"Of 2: 2 refused.\n +1  .*\nnot found: nope\nTry those", worse.err)
+
+
 def test_an_unknown_outcome_is_5_and_settled_later(cli, server, journal):
     first, second = server.store.ids("failed")[:2]
     server.faults.add(Fault("close", when="after", id=first, method="POST", times=1))
@@ -318,9 +333,9 @@ def test_ctrl_c_stops_cleanly_and_the_job_goes_on_later(cli, server, journal):
 
 
 def test_ctrl_c_before_anything_is_sent(cli, server, journal):
-    interrupt_at(server, "list_ingestion_workflows")
-    server.faults.add(Fault("status", status=400, route="list_ingestion_workflows"))
-    rerun = ("ingestions", "rerun", server.store.ids("failed")[0], "--yes")
+    interrupt_at(server, "list_ingestion_workflows", 2)
+    server.faults.add(Fault("status", status=400, route="list_ingestion_workflows", after=1))
+    rerun = ("ingestions", "rerun", server.store.ids("failed")[0], "--yes", "--dialect", "offset")
     result = cli(*rerun, "--journal", str(journal))
     assert result.code == 130
     assert "Stopped before anything was sent." in result.err
@@ -335,9 +350,7 @@ def test_ctrl_c_before_anything_is_sent(cli, server, journal):
 
 
 def test_a_sandboxs_job_has_no_command_that_resumes_it(cli, server, monkeypatch):
-    monkeypatch.setattr(
-        "knowledgestack_async.cli.running.exit_of", lambda _report: running.Exit.FAILED
-    )
+    monkeypatch.setattr("knowledgestack_async.cli.running.is_missing", lambda _outcome: False)
     result = cli("--sandbox", "ingestions", "rerun", "nope", "--yes")
     assert "Of 1: 1 refused." in result.err
     assert "ks-async" not in result.err.replace("state/ks-async", "")

@@ -18,6 +18,7 @@ from .folders import jobs_folder
 from .ids import check_can_ask, yes_option
 from .jobfiles import JobFile, find_job, journals_in, look_into, read_report
 from .options import Options, pass_options, printing
+from .outage import make_contact
 from .output import Shape, printer_for
 from .pace import How, job_options, pace_options, resend_option
 from .rerun import begin, journal_option
@@ -174,6 +175,7 @@ def resume(options: Options, /, job: str, **pace: Any) -> Exit:
                 f"{path} was left before all of its targets were in it; nothing was sent. "
                 f"Give them again: ks-async ingestions rerun --journal {path}"
             )
+        await make_contact(session)
         how = How.of({**known.settings, **pace})
         return await run_job(options, session, [], path, how)
 

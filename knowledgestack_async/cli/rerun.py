@@ -18,6 +18,7 @@ from .folders import job_name, new_journal
 from .ids import ask, check_can_ask, yes_option
 from .jobfiles import JobFile, look_into
 from .options import Options, pass_options, printing
+from .outage import make_contact
 from .pace import How, job_options, pace_options, resend_option
 from .running import run_job
 from .targets import Target, Wanted, is_journal, targeting
@@ -109,6 +110,7 @@ async def begin(
     Raises:
         KnowledgeStackError: It can't be run.
     """
+    await make_contact(session)
     if not yes and not ask(options, f"Run {things(len(targets))} again?"):
         return Exit.FAILED
     if journal is None:
@@ -125,6 +127,7 @@ async def _go_on(
         raise click.UsageError(
             f"{known.path} holds a job that is finished; take another --journal, or {again!r}."
         )
+    await make_contact(session)
     options.screen.note(
         f"{known.path} has a job of {known.total:,} already: that one goes on, no other targets are read."
     )
