@@ -388,7 +388,7 @@ def test_what_is_over_is_not_cancelled(cli, server, option, said):
 
 def test_cancelling_asks_first(cli, server):
     result = cli("workflows", "cancel", "a", "b", tty=BOTH, stdin="\n")
-    assert "Cancel 2 workflows?" in result.err
+    assert f"Cancel 2 workflows at {server.base_url}?" in result.err
     assert result.code == 1
     assert not server.requests
 
@@ -408,6 +408,69 @@ def test_waiting_for_runs(cli, shared):
     result = cli("runs", "wait", good, bad, "--output", "ids")
     assert result.code == 1
     assert set(result.out.split()) == {good, bad}
+
+
+def test_no_answer_is_a_no(cli, server):
+    result = cli("workflows", "cancel", "a", tty=BOTH, stdin="")
+    assert result.code == 1
+    assert result.err.endswith("? [y/N]: \nNothing was done.\n")
+    assert not server.requests
+
+
+def test_a_question_names_the_server_that_it_is_about(cli, server):
+    assert "Delete 1 run at a sandbox?" in cli("runs", "delete", "x", "--sandbox", tty=BOTH).err
+    asked = cli("runs", "delete", "x", "--base-url", "https://k.example/", tty=BOTH)
+    assert "Delete 1 run at https://k.example?" in asked.err
+    cli.monkeypatch.delenv("KS_BASE_URL")
+    assert "at https://api" in cli("runs", "delete", "x", tty=BOTH).err
+    bad = cli("runs", "delete", "x", "--base-url", "https://me:secret@k.example", tty=BOTH)
+    assert (bad.code, "secret" in bad.err) == (2, False)
+    assert "comes from KS_API_KEY or --api-key-file" in bad.err
+    nothing = cli("runs", "delete", "-", "--yes", stdin="\n")
+    assert (nothing.code, nothing.err) == (0, "No ids came: nothing to do.\n")
+
+
+SECRETS = [
+    "sk-user-abc",
+    "sk-wf-01J9",
+    "ks_live_f00",
+    "eyJhbGciOi.x.y",
+    "a9F3kd82Jd72hdk29dk2Kd9a7",
+    "0123456789abcdef0123456789abcdef",
+]
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_a_credential_that_is_given_as_a_name_is_not_repeated(cli, secret):
+    report = ("runs", "callback", "x", "--status", "COMPLETED", "--token-env", secret)
+    for args in (report, ("--api-key-file", secret, "ingestions", "list")):
+        result = cli(*args)
+        assert (result.code, secret in result.err) == (2, False)
+        assert "takes the name of a" in result.err
+    assert secret not in cli("doctor", "--api-key-file", secret).out
+
+
+@pytest.mark.parametrize("name", ["KS_RUN_TOKEN_2", "RUNNER_SECRET_OF_PRODUCTION_2026", "token"])
+def test_a_name_that_is_one_is_repeated(cli, name):
+    report = ("runs", "callback", "x", "--status", "COMPLETED", "--token-env", name)
+    assert f"--token-env {name}: there is no such variable" in cli(*report).err
+    path = f"keys/{name}"
+    assert f"--api-key-file {path} can't" in cli("ingestions", "list", "--api-key-file", path).err
+
+
+def test_a_key_that_can_be_none_is_told_by_where_it_came_from(cli, tmp_path):
+    cli.monkeypatch.setenv("KS_API_KEY", "sk-user-x y")
+    result = cli("ingestions", "list")
+    assert result.code == 2
+    assert result.err.startswith("Error: KS_API_KEY is no key: it must be one word")
+    file = tmp_path / "key"
+    file.write_text("sk-user-x\ny")
+    result = cli("ingestions", "list", "--api-key-file", str(file))
+    assert result.err.startswith(f"Error: what the file {file} holds is no key")
+    cli.monkeypatch.setenv("TOKEN", "a b")
+    report = ("runs", "callback", "x", "--status", "COMPLETED", "--token-env", "TOKEN")
+    assert cli(*report).err.startswith("Error: --token-env is no key")
+    assert "→ it must be one word" in cli("doctor").out
 
 
 def test_deleting_says_that_it_does_not_cancel(cli, server):

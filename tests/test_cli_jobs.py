@@ -77,7 +77,7 @@ def test_reruns_are_sent_once_each(cli, server):
 def test_a_rerun_asks_first(cli, server, answer):
     id_ = server.store.ids("failed")[0]
     result = cli("ingestions", "rerun", id_, tty=BOTH, stdin=f"{answer}\n")
-    assert "Run 1 ingestion again? [y/N]" in result.err
+    assert f"Run 1 ingestion again at {server.base_url}? [y/N]" in result.err
     assert result.code == (0 if answer == "y" else 1)
     assert ("Nothing was done." in result.err) is (answer == "n")
     assert reruns(server) == (answer == "y")
@@ -93,11 +93,24 @@ def test_all_that_failed_are_run_again_and_followed(cli, server, journal):
         stdin="y\n",
     )
     assert result.code == 0
-    assert f"Run {failed} ingestions again?" in result.err
+    assert f"Run {failed} ingestions again at {server.base_url}?" in result.err
     assert f"The new runs: {failed} completed." in result.err
     assert "Taking down what they are like" in click.unstyle(result.err)
     assert result.out == ""
     assert journal.exists()
+
+
+def test_a_status_that_none_has_is_nothing_to_do(cli, server):
+    for command in (("ingestions", "rerun", "--yes"), ("watch",)):
+        result = cli(*command, "-s", "quota_limit", "-s", "odd")
+        assert (result.code, result.out) == (0, "")
+        assert result.err == "No ingestions are quota_limit or odd now: nothing to do.\n"
+
+
+def test_a_job_that_is_not_there_is_told_before_anything_is_asked(cli):
+    result = cli("jobs", "retry-failed", "nosuch")
+    assert result.code == 2
+    assert "there is no job 'nosuch'" in result.err
 
 
 def test_no_ids_are_nothing_to_do(cli, server):
@@ -164,7 +177,7 @@ def test_a_job_of_which_only_unknown_ones_are_left_goes_on(cli, server, journal)
     rerun = ("ingestions", "rerun", id_, "--journal", str(journal))
     assert cli(*rerun, "--yes").code == 5
     again = cli(*rerun, tty=BOTH, stdin="y\n")
-    assert "Go on with the 1 that is left?" in again.err
+    assert f"Go on with the 1 that is left, at {server.base_url}?" in again.err
     assert (again.code, reruns(server)) == (0, 1)
 
 
@@ -257,7 +270,7 @@ def test_what_is_refused_is_1_and_can_be_tried_again(cli, server, journal, tmp_p
     refused.remove()
     kept = cli(*again, tty=BOTH, stdin="n\n")
     assert (kept.code, reruns(server)) == (1, 2)
-    assert "Run 1 ingestion again?" in kept.err
+    assert "Run 1 ingestion again at" in kept.err
     other = tmp_path / "second.journal"
     done = cli(*again, "--yes", "--wait", "--journal", str(other))
     assert [(item["workflow_id"], item["outcome"]) for item in lines_of(done)] == [
@@ -323,7 +336,7 @@ def test_ctrl_c_stops_cleanly_and_the_job_goes_on_later(cli, server, journal):
     assert 3 <= sent < failed
     again = cli("ingestions", "rerun", "x", "--journal", str(journal), tty=BOTH, stdin="n\n")
     assert (again.code, reruns(server)) == (1, sent)
-    assert f"Go on with the {failed - sent} that are left?" in again.err
+    assert f"Go on with the {failed - sent} that are left, at {server.base_url}?" in again.err
     done = cli(*rerun, "--concurrency", "1")
     assert done.code == 0
     assert f"has a job of {failed} already" in done.err

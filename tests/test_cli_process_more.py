@@ -128,7 +128,7 @@ def test_jobs_on_a_terminal(env, journal):
     assert "Of 2: 1 accepted, 1 refused." in resumed.out
     assert f"jobs retry-failed {journal}" in resumed.out.replace("\n", "")
     asked = Terminal(["jobs", "retry-failed", str(journal)], env)
-    asked.read_until("Run 1 ingestion again? [y/N]")
+    asked.read_until("Run 1 ingestion again at ")
     asked.type("n\n")
     kept = asked.end()
     assert kept.code == 1

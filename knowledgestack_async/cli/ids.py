@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import click
 
 from .._wire import check_id
+from .connection import server_of
 from .options import Options
 
 __all__ = [
@@ -57,14 +58,20 @@ def check_can_ask(*, yes: bool, reads_stdin: bool = False) -> None:
 
 
 def ask(options: Options, question: str) -> bool:
-    """Ask a person; also while a loop is running, which has no part in it.
+    """Ask a person; also while a loop is running, which has no part in it. No answer is a no.
 
     Raises:
         click.Abort: The answer was Ctrl-C.
     """
     options.screen.clear_status()
-    with _ctrl_c_ends_the_question():
-        is_meant = click.confirm(question, err=True)
+    try:
+        with _ctrl_c_ends_the_question():
+            is_meant = click.confirm(question, err=True)
+    except click.Abort as error:
+        if not isinstance(error.__context__, EOFError):
+            raise
+        is_meant = False
+        options.screen.note("")
     if not is_meant:
         options.screen.note("Nothing was done.")
     return is_meant
@@ -94,7 +101,7 @@ def ids_if_meant(
     Args:
         options: What was asked of this run.
         given: The ids on the command line.
-        question: What is asked; ``{}`` stands for how many there are.
+        question: What is asked; ``{}`` stands for how many there are, and then for the server.
         noun: What one of them is.
         yes: Whether it was agreed to beforehand.
         what: What an id is called.
@@ -106,4 +113,6 @@ def ids_if_meant(
     check_can_ask(yes=yes, reads_stdin="-" in given)
     ids = read_ids(given, what)
     things = f"{len(ids):,} {noun}" + ("" if len(ids) == 1 else "s")
-    return ids if yes or ask(options, question.format(things)) else None
+    if not ids or yes or ask(options, question.format(things, server_of(options))):
+        return ids
+    return None

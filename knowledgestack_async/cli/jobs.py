@@ -227,8 +227,8 @@ def retry_failed(
 
     Those of which nobody can tell whether they ran are left to ks-async jobs resume.
     """
-    check_can_ask(yes=yes)
     path = find_job(job)
+    check_can_ask(yes=yes)
     if journal is not None and journal.exists():
         raise click.UsageError(f"--journal {journal} is there already: a new job needs a new one.")
 

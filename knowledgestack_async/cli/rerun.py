@@ -87,7 +87,7 @@ def rerun(
                 return await _go_on(options, session, known, how, yes=yes)
         targets = await wanted.find(options, session)
         if not targets:
-            options.screen.note("No ids came: nothing to do.")
+            options.screen.note(wanted.nothing)
             return Exit.DONE
         if dry_run:
             return await show_dry_run(options, session, targets, how)
@@ -111,7 +111,8 @@ async def begin(
         KnowledgeStackError: It can't be run.
     """
     await make_contact(session)
-    if not yes and not ask(options, f"Run {things(len(targets))} again?"):
+    server = "a sandbox" if options.sandbox else session.base_url
+    if not yes and not ask(options, f"Run {things(len(targets))} again at {server}?"):
         return Exit.FAILED
     if journal is None:
         journal = new_journal()
@@ -132,7 +133,8 @@ async def _go_on(
         f"{known.path} has a job of {known.total:,} already: that one goes on, no other targets are read."
     )
     left = known.left + known.unknown
-    is_meant = f"Go on with the {left:,} that {'is' if left == 1 else 'are'} left?"
+    are = "is" if left == 1 else "are"
+    is_meant = f"Go on with the {left:,} that {are} left, at {session.base_url}?"
     if not yes and not ask(options, is_meant):
         return Exit.FAILED
     return await run_job(options, session, [], known.path, how)

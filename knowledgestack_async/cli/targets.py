@@ -88,6 +88,13 @@ class Wanted:
         return "-" in self.ids or str(self.file) == "-"
 
     @property
+    def nothing(self) -> str:
+        """What to say where none were found."""
+        if self.statuses:
+            return f"No ingestions are {' or '.join(self.statuses)} now: nothing to do."
+        return "No ids came: nothing to do."
+
+    @property
     def words(self) -> list[str] | None:
         """What names them on a command line; None if that can't be repeated."""
         if self.reads_stdin:

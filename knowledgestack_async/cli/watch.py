@@ -106,7 +106,7 @@ def watch(
             targets = await wanted.find(options, session)
             ids = [one if isinstance(one, str) else one.workflow_id for one in targets]
         if ids is not None and not ids:
-            options.screen.note("No ids came: nothing to do.")
+            options.screen.note(wanted.nothing)
             return Exit.DONE
         task = _Task(
             ids=ids,
