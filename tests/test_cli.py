@@ -69,6 +69,8 @@ def test_every_command_has_help_with_an_example(cli, path):
     assert re.search(r"\nExamples?:\n  \S", result.out)
     assert "ks-async" in result.out.partition("\nExample")[2]
     assert all(len(line) <= 80 for line in result.out.splitlines())
+    listed = result.out.partition("\nCommands:\n")[2].partition("\n\n")[0]
+    assert "..." not in listed
 
 
 def test_the_version_is_told(cli):
@@ -85,7 +87,10 @@ def test_a_group_alone_shows_its_help(cli, args):
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (("ingestions", "lst"), "No such command 'lst'"),
+        (("ingestions", "lst"), "No such command 'lst'. Did you mean list?"),
+        (("ingestion",), "Did you mean ingestions?"),
+        (("xyz",), "No such command 'xyz'.\n"),
+        (("--nope",), "--nope"),
         (("ingestions", "list", "--limit", "0"), "--limit"),
         (("ingestions", "list", "--created-after", "soon"), "ISO time"),
         (("ingestions", "list", "--fields", " , "), "at least one field"),

@@ -393,7 +393,7 @@ def test_a_reader_that_leaves_stops_the_job(cli, server, journal, monkeypatch):
         raise BrokenPipeError
 
     monkeypatch.setattr("knowledgestack_async.cli.screen.Screen.out", gone)
-    monkeypatch.setattr("knowledgestack_async.cli.app._forget_output", lambda: None)
+    monkeypatch.setattr("knowledgestack_async.cli.app.forget_output", lambda: None)
     rerun = ("ingestions", "rerun", "--status", "failed", "--yes", "--journal", str(journal))
     result = cli(*rerun, "--concurrency", "1")
     assert result.code == 0

@@ -194,7 +194,7 @@ def test_status_and_cancel(server):
     assert open_ in cancelled.out
     assert "is over" in cancelled.err
     kept = Terminal(["workflows", "cancel", over], environment(server))
-    kept.read_until("Cancel 1 workflow?")
+    kept.read_until("Cancel 1 workflow at ")
     kept.type("n\n")
     assert kept.end().code == 1
 

@@ -97,7 +97,10 @@ def _told(job: JobFile) -> dict[str, Any]:
 @printing
 @pass_options
 def list_(options: Options, paths: tuple[Path, ...]) -> Exit:
-    """List jobs: those in the usual folder, or the journals and folders at PATHS."""
+    """List jobs.
+
+    Those in the usual folder, or the journals and folders at PATHS.
+    """
     places = paths or (jobs_folder(),)
     found = list(journals_in(place for place in places if place.exists()))
 
@@ -123,10 +126,11 @@ def list_(options: Options, paths: tuple[Path, ...]) -> Exit:
 @printing
 @pass_options
 def show(options: Options, job: str) -> Exit:
-    """Show a job: its settings, how its items fare and why, and which ones nobody can tell of.
+    """Show how a job fares, and why.
 
-    JOB is its name or its journal's path. Of one that is in use it shows what was last
-    published, and the process that uses it.
+    Its settings, the counts and causes, and the items that nobody can tell of. JOB is its
+    name or its journal's path. Of one that is in use it shows what was last published, and
+    the process that uses it.
     """
     path = find_job(job)
 
@@ -223,9 +227,10 @@ def export(options: Options, job: str, form: str) -> Exit:
 def retry_failed(
     options: Options, /, job: str, yes: bool, journal: Path | None, **settings: Any
 ) -> Exit:
-    """Run those again that were refused, failed, or ended badly: a new job, with a new journal.
+    """Run those again that went wrong, as a new job.
 
-    Those of which nobody can tell whether they ran are left to ks-async jobs resume.
+    Those that were refused, failed, or ended badly; the new job has a new journal. Those of
+    which nobody can tell whether they ran are left to ks-async jobs resume.
     """
     path = find_job(job)
     check_can_ask(yes=yes)

@@ -87,10 +87,11 @@ def watch(
     interval: float | None,
     exit_status: bool,
 ) -> Exit:
-    """Watch ingestions: those that are named, until all are over, or all there are.
+    """Watch ingestions until they are over.
 
-    On a terminal it is a screen that changes, in a pipe NDJSON: an event a line. A hundred
-    are looked up a request. Ctrl-C leaves; nothing stops by that.
+    Those that are named, or all there are: then it goes on with those that come. On a
+    terminal it is a screen that changes, in a pipe NDJSON: an event a line. A hundred are
+    looked up a request. Ctrl-C leaves; nothing stops by that.
     """
     wanted = Wanted(ids, status, file)
 
