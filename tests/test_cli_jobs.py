@@ -19,7 +19,7 @@ from test_cli_support import interrupt_at, make_cli, served
 import knowledgestack_async as ks
 from knowledgestack_async._journal import SqliteJournal
 from knowledgestack_async.cli import ids as ids_module
-from knowledgestack_async.cli import running
+from knowledgestack_async.cli import jobfiles, running
 from knowledgestack_async.cli.again import command_line
 from knowledgestack_async.cli.folders import state_folder
 from knowledgestack_async.cli.job_view import draw_job
@@ -358,7 +358,7 @@ def test_ctrl_c_before_anything_is_sent(cli, server, journal):
     resumed = cli("jobs", "resume", str(journal))
     assert resumed.code == 2
     assert f"--journal {journal}" in resumed.err
-    assert lines_of(cli("jobs", "list", str(journal), "-o", "ndjson"))[0]["state"] == "unplanned"
+    assert lines_of(cli("jobs", "list", str(journal), "-o", "ndjson"))[0]["state"] == "not planned"
     assert cli(*rerun, "--journal", str(journal)).code == 0
 
 
@@ -366,7 +366,8 @@ def test_a_sandboxs_job_has_no_command_that_resumes_it(cli, server, monkeypatch)
     monkeypatch.setattr("knowledgestack_async.cli.running.is_missing", lambda _outcome: False)
     result = cli("--sandbox", "ingestions", "rerun", "nope", "--yes")
     assert "Of 1: 1 refused." in result.err
-    assert "ks-async" not in result.err.replace("state/ks-async", "")
+    assert "ks-async" not in result.err
+    assert "No jobs in" in cli("jobs", "list").err
     options = Options(sandbox=True)
 
     class Run:
@@ -543,6 +544,57 @@ def test_a_few_are_told_one_by_one(cli, server):
     id_ = server.store.ids("failed")[0]
     result = cli("ingestions", "rerun", id_, "--yes", tty=("stdout",))
     assert click.unstyle(result.out) == f"{id_}  accepted\n"
+
+
+def test_a_job_in_use_is_listed_with_its_process(cli, server, journal, in_use):
+    held, loop = in_use
+
+    async def publish():
+        held.publish({"counts": {"accepted": 3, "planned": 4}, "is_over": False})
+        await held.header()
+
+    loop.run_until_complete(publish())
+    header, row = cli("jobs", "list", str(journal)).out.splitlines()
+    told = dict(zip(header.split("\t"), row.split("\t"), strict=True))
+    assert told["state"] == "in use"
+    assert told["process"] == str(os.getpid())
+    assert told["counts"] == "3 accepted, 4 planned"
+    shown = click.unstyle(cli("jobs", "list", str(journal), tty=BOTH, width=140).out)
+    assert re.search(rf"own +in use +{os.getpid()} +4 planned, 3 accepted", shown)
+    refused = cli("jobs", "delete", str(journal), "--yes")
+    assert (refused.code, journal.exists()) == (2, True)
+    assert "in use" in refused.err
+
+
+def test_jobs_are_deleted_if_that_is_meant(cli, server, journal, tmp_path):
+    first, second = server.store.ids("failed")[:2]
+    assert cli("ingestions", "rerun", first, "--yes").code == 0
+    [job] = lines_of(cli("jobs", "list", "-o", "ndjson"))
+    server.faults.add(Fault("close", when="before", id=second, method="POST"))
+    assert cli("ingestions", "rerun", second, "--yes", "--journal", str(journal)).code == 5
+    both = ("jobs", "delete", job["name"], str(journal), job["path"])
+    assert cli(*both).code == 2
+    kept = cli(*both, tty=BOTH, stdin="n\n")
+    assert kept.code == 1
+    assert "Delete 2 jobs, 1 of them not finished? [y/N]" in kept.err
+    foreign = tmp_path / "notes.txt"
+    foreign.write_text("no database at all, not even nearly one")
+    refused = cli(*both, str(foreign), "--yes")
+    assert (refused.code, foreign.exists(), journal.exists()) == (2, True, True)
+    done = cli(*both, "--yes")
+    assert (done.code, done.err) == (0, "Deleted 2 jobs.\n")
+    assert "No jobs in" in cli("jobs", "list").err
+    assert not list(tmp_path.glob("own.journal*"))
+    assert cli("ingestions", "rerun", first, "--yes").code == 0
+    [last] = lines_of(cli("jobs", "list", "-o", "ndjson"))
+    assert "Delete 1 job?" in cli("jobs", "delete", last["name"], tty=BOTH, stdin="y\n").err
+
+
+def test_names_of_jobs_are_completed(cli, server):
+    assert [item.type for item in jobfiles.names_of_jobs(None, None, "re")] == ["file"]
+    assert cli("ingestions", "rerun", server.store.ids("failed")[0], "--yes").code == 0
+    [job] = lines_of(cli("jobs", "list", "-o", "ndjson"))
+    assert [item.value for item in jobfiles.names_of_jobs(None, None, "re")] == [job["name"]]
 
 
 # --- small parts ---

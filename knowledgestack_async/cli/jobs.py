@@ -15,8 +15,16 @@ from .commands import Command, Group
 from .connection import run_with_session
 from .exits import Exit
 from .folders import jobs_folder
-from .ids import check_can_ask, yes_option
-from .jobfiles import JobFile, find_job, journals_in, look_into, read_report
+from .ids import ask, check_can_ask, yes_option
+from .jobfiles import (
+    JobFile,
+    delete_job,
+    find_job,
+    journals_in,
+    look_into,
+    names_of_jobs,
+    read_report,
+)
 from .options import Options, pass_options, printing
 from .outage import make_contact
 from .output import Shape, printer_for
@@ -51,7 +59,8 @@ LISTED = Shape(
     fields=_FIELDS,
     columns=(
         Column(title="JOB", fields=("name",)),
-        Column(title="STATE", fields=("state",), typical=10),
+        Column(title="STATE", fields=("state",), typical=11),
+        Column(title="PROCESS", fields=("process",), rank=1),
         Column(title="CREATED", fields=("created_at",), show=show_time, rank=2),
         Column(title="COUNTS", fields=("counts", "problem"), show=_show_counts, least=20),
         Column(title="SERVER", fields=("server",), least=16, rank=3),
@@ -69,6 +78,7 @@ jobs = Group(
         "resume": "jobs:resume",
         "export": "jobs:export",
         "retry-failed": "jobs:retry_failed",
+        "delete": "jobs:delete",
     },
     example="""
     ks-async jobs list
@@ -76,7 +86,7 @@ jobs = Group(
     """,
 )
 
-job_argument = click.argument("job", metavar="JOB")
+job_argument = click.argument("job", metavar="JOB", shell_complete=names_of_jobs)
 
 
 def _told(job: JobFile) -> dict[str, Any]:
@@ -257,3 +267,39 @@ def retry_failed(
         return await begin(options, session, [*bad], journal, How.of(settings), yes=yes)
 
     return run_with_session(options, work)
+
+
+@click.command(
+    cls=Command,
+    example="""
+    ks-async jobs delete rerun-20260701-093000-1a2b
+    ks-async jobs delete ./night.journal --yes
+    """,
+)
+@click.argument("names", metavar="JOB...", nargs=-1, required=True, shell_complete=names_of_jobs)
+@yes_option
+@pass_options
+def delete(options: Options, names: tuple[str, ...], yes: bool) -> Exit:
+    """Delete jobs, with what they tell of their reruns.
+
+    What was run again is not touched, but nobody can tell any more what ran. One that is in
+    use is not deleted, nor what is no journal; then nothing is.
+    """
+    paths = list(dict.fromkeys(map(find_job, names)))
+    check_can_ask(yes=yes)
+
+    async def look() -> list[JobFile]:
+        return [await look_into(path) for path in paths]
+
+    known = asyncio.run(look())
+    for job in known:
+        job.check_free()
+    open_ones = sum(not job.is_finished for job in known)
+    many = f"{len(known):,} job{'' if len(known) == 1 else 's'}"
+    which = f"{many}, {open_ones:,} of them not finished" if open_ones else many
+    if not yes and not ask(options, f"Delete {which}?"):
+        return Exit.FAILED
+    for path in paths:
+        delete_job(path)
+    options.screen.note(f"Deleted {many}.")
+    return Exit.DONE

@@ -14,7 +14,7 @@ from .commands import Command
 from .connection import run_with_session
 from .dry_run import show_dry_run
 from .exits import Exit
-from .folders import job_name, new_journal
+from .folders import job_name, journal_for
 from .ids import ask, check_can_ask, yes_option
 from .jobfiles import JobFile, look_into
 from .options import Options, pass_options, printing
@@ -114,10 +114,12 @@ async def begin(
     server = "a sandbox" if options.sandbox else session.base_url
     if not yes and not ask(options, f"Run {things(len(targets))} again at {server}?"):
         return Exit.FAILED
-    if journal is None:
-        journal = new_journal()
-        options.screen.note(f"The job's journal: {journal}")
-    return await run_job(options, session, targets, journal, how)
+    if journal is not None:
+        return await run_job(options, session, targets, journal, how)
+    with journal_for(sandbox=options.sandbox) as place:
+        if not options.sandbox:
+            options.screen.note(f"The job's journal: {place}")
+        return await run_job(options, session, targets, place, how)
 
 
 async def _go_on(
