@@ -16,7 +16,7 @@ from test_cli_support import KEY, interrupt_at, make_cli, served
 
 import knowledgestack_async as ks
 from knowledgestack_async import cli as package
-from knowledgestack_async.cli import app, checkup, screen
+from knowledgestack_async.cli import app, checkup, screen, statuses
 from knowledgestack_async.cli import sandbox as sandbox_command
 from knowledgestack_async.cli.checkup import finding_of
 from knowledgestack_async.cli.screen import Screen
@@ -95,6 +95,10 @@ def test_a_group_alone_shows_its_help(cli, args):
         (("ingestions", "list", "--created-after", "soon"), "ISO time"),
         (("ingestions", "list", "--fields", " , "), "at least one field"),
         (("ingestions", "list", "--fields", "nope"), "no field 'nope'"),
+        (("ingestions", "list", "--fields", "uploader.nope"), "there are uploader.user_id, upl"),
+        (("ingestions", "list", "--fields", "status.x"), "it has no fields inside"),
+        (("runs", "get", "x", "--fields", "run_snapshot.nope"), "no field 'run_snapshot.nope'"),
+        (("jobs", "list", "--fields", "nope.x"), "no field 'nope.x'"),
         (("ingestions", "list", "--fields", "error", "--output", "ids"), "doesn't go with"),
         (("ingestions", "get"), "Missing argument"),
         (("ingestions", "get", "a/b"), "a/b"),
@@ -309,6 +313,56 @@ def test_one_id_gives_one_object_and_several_a_list(cli, shared):
         "ingestions", "get", "-", first, "--output", "json", stdin=f"{second}\n\n {second}\n"
     )
     assert [item["workflow_id"] for item in json.loads(both.out)] == [second, first]
+
+
+def test_ids_from_standard_input_give_a_list_however_many_they_are(cli, shared):
+    first, second = shared.store.ids("completed")[:2]
+    for command in ("get", "wait"):
+        for ids in ([], [first], [first, second]):
+            given = ("ingestions", command, "-", "--output", "json")
+            told = json.loads(cli(*given, stdin="\n".join(ids)).out)
+            assert [item["workflow_id"] for item in told] == ids
+    assert [len(json.loads(cli("ingestions", "get", first, second, "-o", "json").out))] == [2]
+    assert json.loads(cli("ingestions", "wait", first, "-o", "json").out)["workflow_id"] == first
+
+
+def test_ids_are_taken_out_of_what_a_list_prints(cli, shared):
+    listed = cli("ingestions", "list", "-n", "2", "-o", "ndjson")
+    ids = list(shared.store.ids())[:2]
+    given = ("ingestions", "get", "-", "-o", "ids")
+    assert cli(*given, stdin=f"# two\n{listed.out}\n").out.split() == ids
+    run_id = shared.store.runs.newest("FAILED").id
+    run = cli("runs", "get", run_id, "-o", "ndjson").out
+    assert cli("runs", "get", "-", "-o", "ids", stdin=run).out.split() == [run_id]
+
+
+@pytest.mark.parametrize(
+    "line", ["a b", "workflow_id\tstatus", "[", '{"id": "x"}', "{", '["x"]', '{"workflow_id": 3}']
+)
+def test_a_line_that_is_no_id_is_told(cli, shared, line):
+    result = cli("ingestions", "get", "-", stdin=f"x\n{line}\n")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("Error: line 2 is no id (")
+    assert "ids are one a line; use -o ids." in result.err
+
+
+def test_statuses_are_taken_in_any_case_and_unknown_ones_are_named(cli, shared):
+    ids = list(shared.store.ids("failed"))
+    assert cli("ingestions", "list", "-s", "FAILED", "-o", "ids").out.split() == ids
+    for command in (("ingestions", "list"), ("watch",), ("ingestions", "rerun", "--yes")):
+        result = cli(*command, "--status", "faild")
+        assert result.code == 2
+        assert "--status faild: the server knows no such status; known are pending, " in result.err
+    shared.faults.add(Fault("status", status=400, times=1))
+    assert cli("ingestions", "list", "-s", "failed", "--dialect", "system-jobs").code == 1
+
+
+def test_statuses_are_named_and_completed(cli):
+    for command in (("ingestions", "list"), ("watch",), ("ingestions", "rerun")):
+        shown = " ".join(cli(*command, "--help").out.split())
+        assert "pending, processing, completed, failed, cancelled, quota_limit." in shown
+    found = statuses.Status().shell_complete(None, None, "C")
+    assert [item.value for item in found] == ["completed", "cancelled"]
 
 
 def test_details_are_sheets(cli, shared):

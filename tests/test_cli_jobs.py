@@ -404,6 +404,18 @@ def test_a_reader_that_leaves_stops_the_job(cli, server, journal, monkeypatch):
 # --- dry runs ---
 
 
+def test_a_table_that_is_asked_for_is_one_in_a_pipe_too(cli, server):
+    first, second = server.store.ids("failed")[:2]
+    told = cli("ingestions", "rerun", first, "--yes", "-o", "table").out
+    assert told.startswith(f"workflow_id\tstate\toutcome\terror\tcode\n{first}\taccepted\t")
+    watched = cli("-o", "table", "watch", second).out
+    assert watched.startswith("workflow_id\tkind\tcurrent\t")
+    for command in (("ingestions", "rerun"), ("watch",), ("jobs", "resume")):
+        shown = " ".join(cli(*command, "--help").out.split())
+        assert "[default: table, ndjson in a pipe]" in shown
+    assert "[default: table]" in " ".join(cli("jobs", "list", "--help").out.split())
+
+
 def test_a_dry_run_changes_nothing(cli, server, journal):
     failed = len(server.store.ids("failed"))
     rerun = ("ingestions", "rerun", "--dry-run", "--journal", str(journal))

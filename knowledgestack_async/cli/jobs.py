@@ -25,7 +25,7 @@ from .jobfiles import (
     names_of_jobs,
     read_report,
 )
-from .options import Options, pass_options, printing
+from .options import Options, pass_options, printing, printing_events
 from .outage import make_contact
 from .output import Shape, printer_for
 from .pace import How, job_options, pace_options, resend_option
@@ -171,7 +171,7 @@ def show(options: Options, job: str) -> Exit:
 @job_argument
 @pace_options
 @resend_option
-@printing
+@printing_events
 @pass_options
 def resume(options: Options, /, job: str, **pace: Any) -> Exit:
     """Go on with a job that was interrupted, killed or stopped.
@@ -232,7 +232,7 @@ def export(options: Options, job: str, form: str) -> Exit:
 @journal_option
 @job_options
 @pace_options
-@printing
+@printing_events
 @pass_options
 def retry_failed(
     options: Options, /, job: str, yes: bool, journal: Path | None, **settings: Any

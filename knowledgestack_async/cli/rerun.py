@@ -17,7 +17,7 @@ from .exits import Exit
 from .folders import job_name, journal_for
 from .ids import ask, check_can_ask, yes_option
 from .jobfiles import JobFile, look_into
-from .options import Options, pass_options, printing
+from .options import Options, pass_options, printing_events
 from .outage import make_contact
 from .pace import How, job_options, pace_options, resend_option
 from .running import run_job
@@ -52,7 +52,7 @@ journal_option = click.option(
 @job_options
 @pace_options
 @resend_option
-@printing
+@printing_events
 @pass_options
 def rerun(
     options: Options,

@@ -89,8 +89,7 @@ async def run_job(
         KnowledgeStackError: It can't be run.
     """
     screen = options.screen
-    if options.output == "table" and not screen.is_terminal:
-        options.output = "ndjson"
+    options.print_events()
     job = ks.rerun_ingestions(session, targets, journal=path, **_arguments(how, targets))
     run = _Run(
         options=options,
@@ -98,7 +97,7 @@ async def run_job(
         path=path,
         how=how,
         outage=Outage(screen, session, is_doubtful=lambda: job.progress.paused is not None),
-        shows_events=options.output != "table",
+        shows_events=options.output != "table" or not screen.is_terminal,
         printer=printer_for(options, OUTCOME, "lines", ids=_ids_of(targets)),
     )
     try:

@@ -131,7 +131,8 @@ def wait_for_ingestions(
     async def whole(session: ks.Session) -> Exit:
         if not ids:
             screen.note("No ids came: nothing to do.")
-            return Exit.DONE
+            with printer:
+                return Exit.DONE
         await make_contact(session)
         outage = Outage(screen, session)
         watch = ks.watch_ingestions(session, ids, deadline=deadline)

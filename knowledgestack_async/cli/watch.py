@@ -19,7 +19,7 @@ from .connection import run_with_session
 from .exits import Exit, worst
 from .jobfiles import look_into, opened
 from .observed import EVENT, Observed, event_of, raise_if_hopeless
-from .options import Options, pass_options, printing
+from .options import Options, pass_options, printing_events
 from .outage import Outage, make_contact
 from .output import printer_for, readable
 from .running import in_words, print_causes, print_missing
@@ -76,7 +76,7 @@ class _Task:
     help="Between two looks at least. [default: short at first, up to 15 later]",
 )
 @click.option("--exit-status", is_flag=True, help="Exit with 1 if any failed.")
-@printing
+@printing_events
 @pass_options
 def watch(
     options: Options,
@@ -144,8 +144,7 @@ async def _read_journal(options: Options, path: Path) -> tuple[list[str], dict[s
 async def _follow(options: Options, session: ks.Session, task: _Task) -> Exit:
     screen = options.screen
     draws = screen.can_draw and options.output == "table"
-    if options.output == "table" and not screen.is_terminal:
-        options.output = "ndjson"
+    options.print_events()
     printer = printer_for(options, EVENT, "lines", ids=(task.ids or [])[:1])
     await make_contact(session)
     outage = Outage(screen, session)
