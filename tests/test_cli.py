@@ -695,6 +695,8 @@ def test_the_demo_reruns_what_failed(cli, tty):
     assert re.search(r"1\d of 40 ingestions had failed and were run again", shown)
     assert "Watching them until they are done" in shown
     assert ("━" in shown) is bool(tty)
+    picture = re.split(r"\r?\n|\r", shown.partition("\n\n1")[0])
+    assert max(map(len, picture)) <= 80 - len("^C")
 
 
 def test_the_demo_counts_what_can_not_be_run_again(cli, monkeypatch):
