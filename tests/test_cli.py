@@ -321,7 +321,7 @@ def test_ids_from_standard_input_give_a_list_however_many_they_are(cli, shared):
         for ids in ([], [first], [first, second]):
             given = ("ingestions", command, "-", "--output", "json")
             told = json.loads(cli(*given, stdin="\n".join(ids)).out)
-            assert [item["workflow_id"] for item in told] == ids
+            assert sorted(item["workflow_id"] for item in told) == sorted(ids)
     assert [len(json.loads(cli("ingestions", "get", first, second, "-o", "json").out))] == [2]
     assert json.loads(cli("ingestions", "wait", first, "-o", "json").out)["workflow_id"] == first
 
@@ -355,6 +355,15 @@ def test_statuses_are_taken_in_any_case_and_unknown_ones_are_named(cli, shared):
         assert "--status faild: the server knows no such status; known are pending, " in result.err
     shared.faults.add(Fault("status", status=400, times=1))
     assert cli("ingestions", "list", "-s", "failed", "--dialect", "system-jobs").code == 1
+
+
+def test_a_command_that_there_is_not_has_nothing_to_complete(cli):
+    for words in ("ks-async nope ", "ks-async ingestions nope "):
+        env = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()))}
+        for name, value in (env | {"_KS_ASYNC_COMPLETE": "bash_complete"}).items():
+            cli.monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit):
+            cli()
 
 
 def test_statuses_are_named_and_completed(cli):

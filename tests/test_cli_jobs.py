@@ -475,6 +475,8 @@ def test_jobs_are_listed_shown_and_exported(cli, server, tmp_path):
     shown = json.loads(cli("jobs", "show", job["name"], "-o", "json").out)
     assert shown["outcomes"] == {"completed": 1}
     assert list(shown["causes"].values()) == [1]
+    waits = cli("jobs", "show", job["name"], "-o", "json", "--fields", "settings.wait")
+    assert json.loads(waits.out) == {"settings.wait": True}
     sheet = cli("jobs", "show", job["path"], tty=BOTH, width=70).out
     assert "settings:" in sheet
     exported = json.loads(cli("jobs", "export", job["name"]).out)

@@ -212,6 +212,14 @@ def test_a_key_that_is_refused_ends_it(cli, server, monkeypatch, command):
     assert "--api-key-file" in result.err
 
 
+@pytest.mark.parametrize("command", [("watch",), ("ingestions", "wait")])
+def test_a_key_that_is_refused_later_ends_it_too(cli, server, command):
+    server.faults.add(Fault("status", status=401, route="get_ingestion_workflow"))
+    result = cli(*command, server.store.ids()[0])
+    assert result.code == 4
+    assert "--api-key-file" in result.err
+
+
 def test_a_dumb_terminal_gets_lines(cli, server, monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     id_ = server.store.ids("failed")[0]
