@@ -175,9 +175,7 @@ def check_wheel(session: nox.Session, wheel: Path) -> None:
     home = next(name for name in names if name.endswith("/METADATA")).rpartition("/")[0]
     wanted = {f"{PACKAGE}/py.typed", f"{home}/licenses/LICENSE", f"{home}/entry_points.txt"}
     foreign = {
-        name
-        for name in names
-        if not name.startswith((f"{PACKAGE}/", f"{home}/", "_knowledgestack_async_pytest.py"))
+        name for name in names if not name.startswith((f"{PACKAGE}/", f"{home}/", f"_{PACKAGE}_"))
     }
     if wanted - names or foreign:
         session.error(f"the wheel lacks {wanted - names}, and has no need of {foreign}")

@@ -16,7 +16,7 @@ from test_cli_support import KEY, interrupt_at, make_cli, served
 
 import knowledgestack_async as ks
 from knowledgestack_async import cli as package
-from knowledgestack_async.cli import app, checkup, screen
+from knowledgestack_async.cli import app, checkup, screen, statuses
 from knowledgestack_async.cli import sandbox as sandbox_command
 from knowledgestack_async.cli.checkup import finding_of
 from knowledgestack_async.cli.screen import Screen
@@ -69,6 +69,8 @@ def test_every_command_has_help_with_an_example(cli, path):
     assert re.search(r"\nExamples?:\n  \S", result.out)
     assert "ks-async" in result.out.partition("\nExample")[2]
     assert all(len(line) <= 80 for line in result.out.splitlines())
+    listed = result.out.partition("\nCommands:\n")[2].partition("\n\n")[0]
+    assert "..." not in listed
 
 
 def test_the_version_is_told(cli):
@@ -85,11 +87,18 @@ def test_a_group_alone_shows_its_help(cli, args):
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (("ingestions", "lst"), "No such command 'lst'"),
+        (("ingestions", "lst"), "No such command 'lst'. Did you mean list?"),
+        (("ingestion",), "Did you mean ingestions?"),
+        (("xyz",), "No such command 'xyz'.\n"),
+        (("--nope",), "--nope"),
         (("ingestions", "list", "--limit", "0"), "--limit"),
         (("ingestions", "list", "--created-after", "soon"), "ISO time"),
         (("ingestions", "list", "--fields", " , "), "at least one field"),
         (("ingestions", "list", "--fields", "nope"), "no field 'nope'"),
+        (("ingestions", "list", "--fields", "uploader.nope"), "there are uploader.user_id, upl"),
+        (("ingestions", "list", "--fields", "status.x"), "it has no fields inside"),
+        (("runs", "get", "x", "--fields", "run_snapshot.nope"), "no field 'run_snapshot.nope'"),
+        (("jobs", "list", "--fields", "nope.x"), "no field 'nope.x'"),
         (("ingestions", "list", "--fields", "error", "--output", "ids"), "doesn't go with"),
         (("ingestions", "get"), "Missing argument"),
         (("ingestions", "get", "a/b"), "a/b"),
@@ -306,6 +315,65 @@ def test_one_id_gives_one_object_and_several_a_list(cli, shared):
     assert [item["workflow_id"] for item in json.loads(both.out)] == [second, first]
 
 
+def test_ids_from_standard_input_give_a_list_however_many_they_are(cli, shared):
+    first, second = shared.store.ids("completed")[:2]
+    for command in ("get", "wait"):
+        for ids in ([], [first], [first, second]):
+            given = ("ingestions", command, "-", "--output", "json")
+            told = json.loads(cli(*given, stdin="\n".join(ids)).out)
+            assert sorted(item["workflow_id"] for item in told) == sorted(ids)
+    assert [len(json.loads(cli("ingestions", "get", first, second, "-o", "json").out))] == [2]
+    assert json.loads(cli("ingestions", "wait", first, "-o", "json").out)["workflow_id"] == first
+
+
+def test_ids_are_taken_out_of_what_a_list_prints(cli, shared):
+    listed = cli("ingestions", "list", "-n", "2", "-o", "ndjson")
+    ids = list(shared.store.ids())[:2]
+    given = ("ingestions", "get", "-", "-o", "ids")
+    assert cli(*given, stdin=f"# two\n{listed.out}\n").out.split() == ids
+    run_id = shared.store.runs.newest("FAILED").id
+    run = cli("runs", "get", run_id, "-o", "ndjson").out
+    assert cli("runs", "get", "-", "-o", "ids", stdin=run).out.split() == [run_id]
+
+
+@pytest.mark.parametrize(
+    "line", ["a b", "workflow_id\tstatus", "[", '{"id": "x"}', "{", '["x"]', '{"workflow_id": 3}']
+)
+def test_a_line_that_is_no_id_is_told(cli, shared, line):
+    result = cli("ingestions", "get", "-", stdin=f"x\n{line}\n")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("Error: line 2 is no id (")
+    assert "ids are one a line; use -o ids." in result.err
+
+
+def test_statuses_are_taken_in_any_case_and_unknown_ones_are_named(cli, shared):
+    ids = list(shared.store.ids("failed"))
+    assert cli("ingestions", "list", "-s", "FAILED", "-o", "ids").out.split() == ids
+    for command in (("ingestions", "list"), ("watch",), ("ingestions", "rerun", "--yes")):
+        result = cli(*command, "--status", "faild")
+        assert result.code == 2
+        assert "--status faild: the server knows no such status; known are pending, " in result.err
+    shared.faults.add(Fault("status", status=400, times=1))
+    assert cli("ingestions", "list", "-s", "failed", "--dialect", "system-jobs").code == 1
+
+
+def test_a_command_that_there_is_not_has_nothing_to_complete(cli):
+    for words in ("ks-async nope ", "ks-async ingestions nope "):
+        env = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()))}
+        for name, value in (env | {"_KS_ASYNC_COMPLETE": "bash_complete"}).items():
+            cli.monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit):
+            cli()
+
+
+def test_statuses_are_named_and_completed(cli):
+    for command in (("ingestions", "list"), ("watch",), ("ingestions", "rerun")):
+        shown = " ".join(cli(*command, "--help").out.split())
+        assert "pending, processing, completed, failed, cancelled, quota_limit." in shown
+    found = statuses.Status().shell_complete(None, None, "C")
+    assert [item.value for item in found] == ["completed", "cancelled"]
+
+
 def test_details_are_sheets(cli, shared):
     first, second = shared.store.ids("failed")[:2]
     piped = cli("ingestions", "get", first, second).out
@@ -388,7 +456,7 @@ def test_what_is_over_is_not_cancelled(cli, server, option, said):
 
 def test_cancelling_asks_first(cli, server):
     result = cli("workflows", "cancel", "a", "b", tty=BOTH, stdin="\n")
-    assert "Cancel 2 workflows?" in result.err
+    assert f"Cancel 2 workflows at {server.base_url}?" in result.err
     assert result.code == 1
     assert not server.requests
 
@@ -408,6 +476,69 @@ def test_waiting_for_runs(cli, shared):
     result = cli("runs", "wait", good, bad, "--output", "ids")
     assert result.code == 1
     assert set(result.out.split()) == {good, bad}
+
+
+def test_no_answer_is_a_no(cli, server):
+    result = cli("workflows", "cancel", "a", tty=BOTH, stdin="")
+    assert result.code == 1
+    assert result.err.endswith("? [y/N]: \nNothing was done.\n")
+    assert not server.requests
+
+
+def test_a_question_names_the_server_that_it_is_about(cli, server):
+    assert "Delete 1 run at a sandbox?" in cli("runs", "delete", "x", "--sandbox", tty=BOTH).err
+    asked = cli("runs", "delete", "x", "--base-url", "https://k.example/", tty=BOTH)
+    assert "Delete 1 run at https://k.example?" in asked.err
+    cli.monkeypatch.delenv("KS_BASE_URL")
+    assert "at https://api" in cli("runs", "delete", "x", tty=BOTH).err
+    bad = cli("runs", "delete", "x", "--base-url", "https://me:secret@k.example", tty=BOTH)
+    assert (bad.code, "secret" in bad.err) == (2, False)
+    assert "comes from KS_API_KEY or --api-key-file" in bad.err
+    nothing = cli("runs", "delete", "-", "--yes", stdin="\n")
+    assert (nothing.code, nothing.err) == (0, "No ids came: nothing to do.\n")
+
+
+SECRETS = [
+    "sk-user-abc",
+    "sk-wf-01J9",
+    "ks_live_f00",
+    "eyJhbGciOi.x.y",
+    "a9F3kd82Jd72hdk29dk2Kd9a7",
+    "0123456789abcdef0123456789abcdef",
+]
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_a_credential_that_is_given_as_a_name_is_not_repeated(cli, secret):
+    report = ("runs", "callback", "x", "--status", "COMPLETED", "--token-env", secret)
+    for args in (report, ("--api-key-file", secret, "ingestions", "list")):
+        result = cli(*args)
+        assert (result.code, secret in result.err) == (2, False)
+        assert "takes the name of a" in result.err
+    assert secret not in cli("doctor", "--api-key-file", secret).out
+
+
+@pytest.mark.parametrize("name", ["KS_RUN_TOKEN_2", "RUNNER_SECRET_OF_PRODUCTION_2026", "token"])
+def test_a_name_that_is_one_is_repeated(cli, name):
+    report = ("runs", "callback", "x", "--status", "COMPLETED", "--token-env", name)
+    assert f"--token-env {name}: there is no such variable" in cli(*report).err
+    path = f"keys/{name}"
+    assert f"--api-key-file {path} can't" in cli("ingestions", "list", "--api-key-file", path).err
+
+
+def test_a_key_that_can_be_none_is_told_by_where_it_came_from(cli, tmp_path):
+    cli.monkeypatch.setenv("KS_API_KEY", "sk-user-x y")
+    result = cli("ingestions", "list")
+    assert result.code == 2
+    assert result.err.startswith("Error: KS_API_KEY is no key: it must be one word")
+    file = tmp_path / "key"
+    file.write_text("sk-user-x\ny")
+    result = cli("ingestions", "list", "--api-key-file", str(file))
+    assert result.err.startswith(f"Error: what the file {file} holds is no key")
+    cli.monkeypatch.setenv("TOKEN", "a b")
+    report = ("runs", "callback", "x", "--status", "COMPLETED", "--token-env", "TOKEN")
+    assert cli(*report).err.startswith("Error: --token-env is no key")
+    assert "→ it must be one word" in cli("doctor").out
 
 
 def test_deleting_says_that_it_does_not_cancel(cli, server):
@@ -619,6 +750,8 @@ def test_the_demo_reruns_what_failed(cli, tty):
     assert re.search(r"1\d of 40 ingestions had failed and were run again", shown)
     assert "Watching them until they are done" in shown
     assert ("━" in shown) is bool(tty)
+    picture = re.split(r"\r?\n|\r", shown.partition("\n\n1")[0])
+    assert max(map(len, picture)) <= 80 - len("^C")
 
 
 def test_the_demo_counts_what_can_not_be_run_again(cli, monkeypatch):

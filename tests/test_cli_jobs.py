@@ -19,7 +19,7 @@ from test_cli_support import interrupt_at, make_cli, served
 import knowledgestack_async as ks
 from knowledgestack_async._journal import SqliteJournal
 from knowledgestack_async.cli import ids as ids_module
-from knowledgestack_async.cli import running
+from knowledgestack_async.cli import jobfiles, running
 from knowledgestack_async.cli.again import command_line
 from knowledgestack_async.cli.folders import state_folder
 from knowledgestack_async.cli.job_view import draw_job
@@ -77,7 +77,7 @@ def test_reruns_are_sent_once_each(cli, server):
 def test_a_rerun_asks_first(cli, server, answer):
     id_ = server.store.ids("failed")[0]
     result = cli("ingestions", "rerun", id_, tty=BOTH, stdin=f"{answer}\n")
-    assert "Run 1 ingestion again? [y/N]" in result.err
+    assert f"Run 1 ingestion again at {server.base_url}? [y/N]" in result.err
     assert result.code == (0 if answer == "y" else 1)
     assert ("Nothing was done." in result.err) is (answer == "n")
     assert reruns(server) == (answer == "y")
@@ -93,11 +93,24 @@ def test_all_that_failed_are_run_again_and_followed(cli, server, journal):
         stdin="y\n",
     )
     assert result.code == 0
-    assert f"Run {failed} ingestions again?" in result.err
+    assert f"Run {failed} ingestions again at {server.base_url}?" in result.err
     assert f"The new runs: {failed} completed." in result.err
     assert "Taking down what they are like" in click.unstyle(result.err)
     assert result.out == ""
     assert journal.exists()
+
+
+def test_a_status_that_none_has_is_nothing_to_do(cli, server):
+    for command in (("ingestions", "rerun", "--yes"), ("watch",)):
+        result = cli(*command, "-s", "quota_limit", "-s", "odd")
+        assert (result.code, result.out) == (0, "")
+        assert result.err == "No ingestions are quota_limit or odd now: nothing to do.\n"
+
+
+def test_a_job_that_is_not_there_is_told_before_anything_is_asked(cli):
+    result = cli("jobs", "retry-failed", "nosuch")
+    assert result.code == 2
+    assert "there is no job 'nosuch'" in result.err
 
 
 def test_no_ids_are_nothing_to_do(cli, server):
@@ -106,14 +119,14 @@ def test_no_ids_are_nothing_to_do(cli, server):
 
 
 def test_ids_come_from_a_file(cli, server, tmp_path):
-    ids = list(server.store.ids("failed"))[:3]
+    *ids, other = list(server.store.ids("failed"))[:4]
     file = tmp_path / "ids.txt"
     file.write_text("\ufeff" + "\n\n".join(ids) + "\n-\n", encoding="utf-8")
     rerun = ("ingestions", "rerun", "--yes", "-o", "ids", "--from")
     assert sorted(cli(*rerun, str(file)).out.split()) == sorted(ids)
     file.write_bytes(b"\xff\xff\xff")
     assert "can't be read as a list of ids" in cli(*rerun, str(file)).err
-    assert cli(*rerun, "-", stdin=ids[0]).code == 0
+    assert cli(*rerun, "-", stdin=other).code == 0
 
 
 @pytest.mark.parametrize(
@@ -142,6 +155,45 @@ def test_a_journal_is_no_list_of_ids(cli, server, journal):
     result = cli(*rerun, "--from", str(journal))
     assert result.code == 2
     assert "retry-failed" in result.err
+
+
+def test_a_job_that_is_finished_is_not_taken_for_a_new_one(cli, server, journal):
+    rerun = ("ingestions", "rerun", "--journal", str(journal))
+    first, second = server.store.ids("failed")[:2]
+    assert cli(*rerun, first, "--yes").code == 0
+    for result in (cli(*rerun, second, "--yes"), cli(*rerun, second, tty=BOTH, stdin="y\n")):
+        assert (result.code, result.out) == (2, "")
+        said = " ".join(click.unstyle(result.err).split())
+        assert said.startswith(
+            f"Error: {journal} holds a job that is finished; take another --journal, or "
+            f"'ks-async jobs retry-failed {journal}'."
+        )
+    assert reruns(server) == 1
+
+
+def test_a_job_of_which_only_unknown_ones_are_left_goes_on(cli, server, journal):
+    id_ = server.store.ids("failed")[0]
+    server.faults.add(Fault("close", when="after", id=id_, method="POST", times=1))
+    rerun = ("ingestions", "rerun", id_, "--journal", str(journal))
+    assert cli(*rerun, "--yes").code == 5
+    again = cli(*rerun, tty=BOTH, stdin="y\n")
+    assert f"Go on with the 1 that is left, at {server.base_url}?" in again.err
+    assert (again.code, reruns(server)) == (0, 1)
+
+
+def test_ids_that_do_not_exist_are_not_found(cli, server, journal):
+    first, second = server.store.ids("failed")[:2]
+    result = cli("ingestions", "rerun", "nope", first, "--yes", "--journal", str(journal))
+    assert result.code == 3
+    assert result.err == "Of 2: 1 refused, 1 accepted.\nnot found: nope\n"
+    assert cli("jobs", "resume", str(journal)).code == 3
+    server.faults.add(Fault("status", status=404, id=second, method="POST"))
+    assert cli("ingestions", "rerun", second, "--yes").code == 3
+    server.faults.clear()
+    server.faults.add(Fault("status", status=409, id=second, method="POST"))
+    worse = cli("ingestions", "rerun", "nope", second, "--yes")
+    assert worse.code == 1
+    assert re.search(r"Of 2: 2 refused.\n +1  .*\nnot found: nope\nTry those", worse.err)
 
 
 def test_an_unknown_outcome_is_5_and_settled_later(cli, server, journal):
@@ -218,7 +270,7 @@ def test_what_is_refused_is_1_and_can_be_tried_again(cli, server, journal, tmp_p
     refused.remove()
     kept = cli(*again, tty=BOTH, stdin="n\n")
     assert (kept.code, reruns(server)) == (1, 2)
-    assert "Run 1 ingestion again?" in kept.err
+    assert "Run 1 ingestion again at" in kept.err
     other = tmp_path / "second.journal"
     done = cli(*again, "--yes", "--wait", "--journal", str(other))
     assert [(item["workflow_id"], item["outcome"]) for item in lines_of(done)] == [
@@ -284,7 +336,7 @@ def test_ctrl_c_stops_cleanly_and_the_job_goes_on_later(cli, server, journal):
     assert 3 <= sent < failed
     again = cli("ingestions", "rerun", "x", "--journal", str(journal), tty=BOTH, stdin="n\n")
     assert (again.code, reruns(server)) == (1, sent)
-    assert f"Go on with the {failed - sent} that are left?" in again.err
+    assert f"Go on with the {failed - sent} that are left, at {server.base_url}?" in again.err
     done = cli(*rerun, "--concurrency", "1")
     assert done.code == 0
     assert f"has a job of {failed} already" in done.err
@@ -294,9 +346,9 @@ def test_ctrl_c_stops_cleanly_and_the_job_goes_on_later(cli, server, journal):
 
 
 def test_ctrl_c_before_anything_is_sent(cli, server, journal):
-    interrupt_at(server, "list_ingestion_workflows")
-    server.faults.add(Fault("status", status=400, route="list_ingestion_workflows"))
-    rerun = ("ingestions", "rerun", server.store.ids("failed")[0], "--yes")
+    interrupt_at(server, "list_ingestion_workflows", 2)
+    server.faults.add(Fault("status", status=400, route="list_ingestion_workflows", after=1))
+    rerun = ("ingestions", "rerun", server.store.ids("failed")[0], "--yes", "--dialect", "offset")
     result = cli(*rerun, "--journal", str(journal))
     assert result.code == 130
     assert "Stopped before anything was sent." in result.err
@@ -306,17 +358,16 @@ def test_ctrl_c_before_anything_is_sent(cli, server, journal):
     resumed = cli("jobs", "resume", str(journal))
     assert resumed.code == 2
     assert f"--journal {journal}" in resumed.err
-    assert lines_of(cli("jobs", "list", str(journal), "-o", "ndjson"))[0]["state"] == "unplanned"
+    assert lines_of(cli("jobs", "list", str(journal), "-o", "ndjson"))[0]["state"] == "not planned"
     assert cli(*rerun, "--journal", str(journal)).code == 0
 
 
 def test_a_sandboxs_job_has_no_command_that_resumes_it(cli, server, monkeypatch):
-    monkeypatch.setattr(
-        "knowledgestack_async.cli.running.exit_of", lambda _report: running.Exit.FAILED
-    )
+    monkeypatch.setattr("knowledgestack_async.cli.running.is_missing", lambda _outcome: False)
     result = cli("--sandbox", "ingestions", "rerun", "nope", "--yes")
     assert "Of 1: 1 refused." in result.err
-    assert "ks-async" not in result.err.replace("state/ks-async", "")
+    assert "ks-async" not in result.err
+    assert "No jobs in" in cli("jobs", "list").err
     options = Options(sandbox=True)
 
     class Run:
@@ -343,7 +394,7 @@ def test_a_reader_that_leaves_stops_the_job(cli, server, journal, monkeypatch):
         raise BrokenPipeError
 
     monkeypatch.setattr("knowledgestack_async.cli.screen.Screen.out", gone)
-    monkeypatch.setattr("knowledgestack_async.cli.app._forget_output", lambda: None)
+    monkeypatch.setattr("knowledgestack_async.cli.app.forget_output", lambda: None)
     rerun = ("ingestions", "rerun", "--status", "failed", "--yes", "--journal", str(journal))
     result = cli(*rerun, "--concurrency", "1")
     assert result.code == 0
@@ -351,6 +402,18 @@ def test_a_reader_that_leaves_stops_the_job(cli, server, journal, monkeypatch):
 
 
 # --- dry runs ---
+
+
+def test_a_table_that_is_asked_for_is_one_in_a_pipe_too(cli, server):
+    first, second = server.store.ids("failed")[:2]
+    told = cli("ingestions", "rerun", first, "--yes", "-o", "table").out
+    assert told.startswith(f"workflow_id\tstate\toutcome\terror\tcode\n{first}\taccepted\t")
+    watched = cli("-o", "table", "watch", second).out
+    assert watched.startswith("workflow_id\tkind\tcurrent\t")
+    for command in (("ingestions", "rerun"), ("watch",), ("jobs", "resume")):
+        shown = " ".join(cli(*command, "--help").out.split())
+        assert "[default: table, ndjson in a pipe]" in shown
+    assert "[default: table]" in " ".join(cli("jobs", "list", "--help").out.split())
 
 
 def test_a_dry_run_changes_nothing(cli, server, journal):
@@ -412,6 +475,8 @@ def test_jobs_are_listed_shown_and_exported(cli, server, tmp_path):
     shown = json.loads(cli("jobs", "show", job["name"], "-o", "json").out)
     assert shown["outcomes"] == {"completed": 1}
     assert list(shown["causes"].values()) == [1]
+    waits = cli("jobs", "show", job["name"], "-o", "json", "--fields", "settings.wait")
+    assert json.loads(waits.out) == {"settings.wait": True}
     sheet = cli("jobs", "show", job["path"], tty=BOTH, width=70).out
     assert "settings:" in sheet
     exported = json.loads(cli("jobs", "export", job["name"]).out)
@@ -493,6 +558,57 @@ def test_a_few_are_told_one_by_one(cli, server):
     id_ = server.store.ids("failed")[0]
     result = cli("ingestions", "rerun", id_, "--yes", tty=("stdout",))
     assert click.unstyle(result.out) == f"{id_}  accepted\n"
+
+
+def test_a_job_in_use_is_listed_with_its_process(cli, server, journal, in_use):
+    held, loop = in_use
+
+    async def publish():
+        held.publish({"counts": {"accepted": 3, "planned": 4}, "is_over": False})
+        await held.header()
+
+    loop.run_until_complete(publish())
+    header, row = cli("jobs", "list", str(journal)).out.splitlines()
+    told = dict(zip(header.split("\t"), row.split("\t"), strict=True))
+    assert told["state"] == "in use"
+    assert told["process"] == str(os.getpid())
+    assert told["counts"] == "3 accepted, 4 planned"
+    shown = click.unstyle(cli("jobs", "list", str(journal), tty=BOTH, width=140).out)
+    assert re.search(rf"own +in use +{os.getpid()} +4 planned, 3 accepted", shown)
+    refused = cli("jobs", "delete", str(journal), "--yes")
+    assert (refused.code, journal.exists()) == (2, True)
+    assert "in use" in refused.err
+
+
+def test_jobs_are_deleted_if_that_is_meant(cli, server, journal, tmp_path):
+    first, second = server.store.ids("failed")[:2]
+    assert cli("ingestions", "rerun", first, "--yes").code == 0
+    [job] = lines_of(cli("jobs", "list", "-o", "ndjson"))
+    server.faults.add(Fault("close", when="before", id=second, method="POST"))
+    assert cli("ingestions", "rerun", second, "--yes", "--journal", str(journal)).code == 5
+    both = ("jobs", "delete", job["name"], str(journal), job["path"])
+    assert cli(*both).code == 2
+    kept = cli(*both, tty=BOTH, stdin="n\n")
+    assert kept.code == 1
+    assert "Delete 2 jobs, 1 of them not finished? [y/N]" in kept.err
+    foreign = tmp_path / "notes.txt"
+    foreign.write_text("no database at all, not even nearly one")
+    refused = cli(*both, str(foreign), "--yes")
+    assert (refused.code, foreign.exists(), journal.exists()) == (2, True, True)
+    done = cli(*both, "--yes")
+    assert (done.code, done.err) == (0, "Deleted 2 jobs.\n")
+    assert "No jobs in" in cli("jobs", "list").err
+    assert not list(tmp_path.glob("own.journal*"))
+    assert cli("ingestions", "rerun", first, "--yes").code == 0
+    [last] = lines_of(cli("jobs", "list", "-o", "ndjson"))
+    assert "Delete 1 job?" in cli("jobs", "delete", last["name"], tty=BOTH, stdin="y\n").err
+
+
+def test_names_of_jobs_are_completed(cli, server):
+    assert [item.type for item in jobfiles.names_of_jobs(None, None, "re")] == ["file"]
+    assert cli("ingestions", "rerun", server.store.ids("failed")[0], "--yes").code == 0
+    [job] = lines_of(cli("jobs", "list", "-o", "ndjson"))
+    assert [item.value for item in jobfiles.names_of_jobs(None, None, "re")] == [job["name"]]
 
 
 # --- small parts ---

@@ -99,7 +99,7 @@ def test_rerun_and_wait(server, tmp_path):
     assert {json.loads(line)["workflow_id"] for line in piped.out.splitlines()} == {first, second}
     assert piped.err == "Of 2: 2 accepted.\n"
     asked = Terminal(["ingestions", "rerun", third, "--wait"], environment(server))
-    asked.read_until("Run 1 ingestion again? [y/N]")
+    asked.read_until("Run 1 ingestion again at ")
     asked.type("y\n")
     result = asked.end()
     assert result.code == 0
@@ -194,7 +194,7 @@ def test_status_and_cancel(server):
     assert open_ in cancelled.out
     assert "is over" in cancelled.err
     kept = Terminal(["workflows", "cancel", over], environment(server))
-    kept.read_until("Cancel 1 workflow?")
+    kept.read_until("Cancel 1 workflow at ")
     kept.type("n\n")
     assert kept.end().code == 1
 

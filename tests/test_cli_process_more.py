@@ -40,10 +40,11 @@ def env(server):
 
 @pytest.fixture
 def journal(server, env, tmp_path):
-    """A job of two, one of which the server doesn't know."""
+    """A job of two, one of which the server refuses to run again."""
     path = tmp_path / "night.journal"
-    known = server.store.ids("completed")[0]
-    ended = in_pipe(["ingestions", "rerun", known, "nope", "-y", "--journal", str(path)], env)
+    known, running = server.store.ids("completed")[0], server.store.ids("cancelled")[0]
+    server.store.set_status(running, "processing")
+    ended = in_pipe(["ingestions", "rerun", known, running, "-y", "--journal", str(path)], env)
     assert (ended.code, len(ended.out.splitlines())) == (1, 2)
     assert "Of 2: " in ended.err
     return path
@@ -127,7 +128,7 @@ def test_jobs_on_a_terminal(env, journal):
     assert "Of 2: 1 accepted, 1 refused." in resumed.out
     assert f"jobs retry-failed {journal}" in resumed.out.replace("\n", "")
     asked = Terminal(["jobs", "retry-failed", str(journal)], env)
-    asked.read_until("Run 1 ingestion again? [y/N]")
+    asked.read_until("Run 1 ingestion again at ")
     asked.type("n\n")
     kept = asked.end()
     assert kept.code == 1

@@ -195,6 +195,9 @@ def test_the_demo_ends_in_whole_words(cli, monkeypatch):
     sums = told[told.index(" of 30 ingestions") - 2 :].partition("\n\n")[0].splitlines()
     assert all(len(line) <= 40 for line in sums)
     assert " ".join(sums).endswith("were sent again.")
+    assert result.out.endswith(
+        "KS_BASE_URL set:\n  ks-async ingestions rerun --status failed --wait --yes\n"
+    )
 
 
 def test_a_dry_run_knows_that_a_rate_makes_bulk_reruns_smaller(cli):

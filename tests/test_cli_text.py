@@ -227,6 +227,22 @@ def test_errors_are_told_in_two_lines_in_the_command_lines_own_words():
     ]
 
 
+def test_the_servers_own_words_are_left_as_they_are():
+    said = "query.uploader_user_id: base_url and name_like should be valid"
+    hint = "Slow down: lower max_in_flight or rate."
+    error = ks.UnprocessableEntity(said, "GET", "/v1/base_url", 422, hint=hint)
+    assert explain(error) == [
+        f"Error: {said} (GET /v1/base_url: 422)",
+        "  Slow down: try again later, or with a lower --concurrency.",
+    ]
+    path = "kept/base_url/name_like.journal is not a journal"
+    assert explain(ks.JournalError(path)) == [f"Error: {path}"]
+    base_url = "base_url ('https://x.example/base_url'): it must not hold a query or fragment"
+    assert explain(ks.ConfigurationError(base_url)) == [
+        "Error: --base-url ('https://x.example/base_url'): it must not hold a query or fragment"
+    ]
+
+
 async def test_outcomes_come_in_order_or_as_they_come():
     async def work(id_):
         await asyncio.sleep(0.02 if id_ == "a" else 0)

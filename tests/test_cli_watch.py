@@ -47,7 +47,7 @@ def lines_of(result):
     return [json.loads(line) for line in result.out.splitlines()]
 
 
-def end_later(server, outcome, looks=3):
+def end_later(server, outcome, looks=6):
     """Some that are processing end one after the other, once they have been looked at so many times."""
     ids = list(server.store.ids("failed"))[:3]
     for id_ in ids:
@@ -95,7 +95,7 @@ def test_a_screen_is_drawn_and_taken_away(cli, server, monkeypatch):
 
 
 def test_all_there_are_are_watched_until_the_deadline(cli, server):
-    server.faults.add(Fault("status", status=400, route=LIST, after=1, times=1))
+    server.faults.add(Fault("status", status=400, route=LIST, after=2, times=1))
     result = cli("watch", "--deadline", "1.5", "--interval", "0.1", "--exit-status")
     assert result.code == 0
     events = lines_of(result)
@@ -110,7 +110,35 @@ def test_a_deadline_leaves_what_is_not_over(cli, server):
     server.store.set_status(id_ := server.store.ids()[0], "processing")
     result = cli("watch", id_, "nope", "--deadline", "1", "-o", "ids")
     assert (result.code, result.out) == (1, "nope\n")
-    assert "The deadline is over, and 1 are not." in result.err
+    assert result.err.endswith("not found: nope\nThe deadline is over, and 1 ingestion is not.\n")
+    server.store.set_status(other := server.store.ids()[1], "pending")
+    late = cli("watch", id_, other, "--deadline", "0.1")
+    assert "The deadline is over, and 2 ingestions are not." in late.err
+
+
+def test_ids_that_do_not_exist_are_not_found(cli, server):
+    id_ = server.store.ids("failed")[0]
+    result = cli("watch", "nope", id_)
+    assert result.code == 3
+    assert result.err.endswith("\nnot found: nope\n")
+    assert re.fullmatch(r"After 0 s: 1 missing\.\nnot found: nope\n", cli("watch", "nope").err)
+    assert cli("watch", "nope", id_, "--exit-status").code == 1
+
+
+def test_what_vanishes_while_everything_is_watched_is_no_failure():
+    seen = Observed("", Watch(), is_everything=True)
+    seen.note(change("x", "processing", None, kind=ks.ChangeKind.MISSING))
+    assert (list(seen.missing), seen.has_failed, seen.causes) == (["x"], False, {})
+    seen.note(change("x", None, "processing"))
+    assert not seen.missing
+
+
+def test_the_causes_of_failures_are_those_of_the_failed_ones():
+    seen = Observed("", Watch(), is_everything=False)
+    for number, status in enumerate(["failed", "failed", "cancelled", "quota_limit", "completed"]):
+        seen.note(change(f"ingest-{number}", None, status))
+    assert seen.causes == {"failed": 2}
+    assert seen.has_failed
 
 
 def test_those_with_a_status_are_watched(cli, server):
@@ -180,6 +208,14 @@ def test_a_sandboxs_watch_has_nothing_to_go_on_with(cli, monkeypatch):
 def test_a_key_that_is_refused_ends_it(cli, server, monkeypatch, command):
     monkeypatch.setenv("KS_API_KEY", "sk-user-other")
     result = cli(*command, "--dialect", "offset")
+    assert result.code == 4
+    assert "--api-key-file" in result.err
+
+
+@pytest.mark.parametrize("command", [("watch",), ("ingestions", "wait")])
+def test_a_key_that_is_refused_later_ends_it_too(cli, server, command):
+    server.faults.add(Fault("status", status=401, route="get_ingestion_workflow"))
+    result = cli(*command, server.store.ids()[0])
     assert result.code == 4
     assert "--api-key-file" in result.err
 
@@ -278,9 +314,9 @@ def observed(failures=300, causes=7, **changes):
     return seen
 
 
-def shown(seen, width, height):
+def shown(seen, width, height, trouble=None):
     console = Console(file=io.StringIO(), width=width, height=height)
-    console.print(draw_watch(seen, width, height))
+    console.print(draw_watch(seen, width, height, trouble))
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
 
 
@@ -315,6 +351,7 @@ def test_the_screen_tells_how_it_is_going():
     assert any("Can't look now" in line for line in shown(seen, 80, 24))
     seen.note(ks.StatusChange(kind=ks.ChangeKind.RECOVERED, seen_at=NOW))
     assert not any("Can't look now" in line for line in shown(seen, 80, 24))
+    assert any("look now: gone" in line for line in shown(seen, 80, 24, "gone"))
     seen.note(change("gone", "processing", None, kind=ks.ChangeKind.MISSING))
     assert any("processing → missing" in line for line in shown(seen, 80, 24))
 

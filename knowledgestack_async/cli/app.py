@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import os
 import sys
 import traceback
 from collections.abc import Generator, Sequence
@@ -17,6 +15,7 @@ import knowledgestack_async as ks
 from .commands import Group
 from .exits import Exit, exit_for, explain
 from .options import Options, connection_options, output_options
+from .streams import forget_output, standard_streams
 
 __all__ = ["app", "run"]
 
@@ -125,15 +124,15 @@ def run(args: Sequence[str] | None = None) -> int:
         The exit code.
     """
     options = Options()
-    _be_tolerant()
-    try:
-        code = app.main(args, prog_name="ks-async", standalone_mode=False, obj=options)
-    except OutputGone:
-        _forget_output()
-        return Exit.DONE
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - it is said, in one place
-        return _end(options, error)
-    return code if isinstance(code, int) else Exit.DONE
+    with standard_streams():
+        try:
+            code = app.main(args, prog_name="ks-async", standalone_mode=False, obj=options)
+        except OutputGone:
+            forget_output()
+            return Exit.DONE
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - it is said, in one place
+            return _end(options, error)
+        return code if isinstance(code, int) else Exit.DONE
 
 
 def _end(options: Options, error: BaseException) -> int:
@@ -165,18 +164,3 @@ def _explain_usage(error: click.ClickException) -> list[str]:
     if isinstance(error, click.UsageError) and error.ctx is not None:
         lines.append(f"  See {error.ctx.command_path} --help.")
     return lines
-
-
-def _be_tolerant() -> None:
-    """A character that the terminal's encoding lacks is no reason to stop."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def _forget_output() -> None:
-    """The reader has gone: let what is still buffered go nowhere, without a complaint at exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)

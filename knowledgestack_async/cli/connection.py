@@ -10,67 +10,26 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-import attrs
 import click
 
 import knowledgestack_async as ks
 
+from .._settings import DEFAULT_BASE_URL
+from .._wire import check_base_url
+from .credentials import find_key
 from .exits import Exit
 from .options import Options
 
 __all__ = [
     "SANDBOX_DIALECT",
-    "ApiKey",
     "cannot_listen",
-    "find_key",
     "open_session",
     "run_with_session",
+    "server_of",
 ]
 
 SANDBOX_DIALECT = "system-jobs"
 """What a sandbox speaks here if nothing else is asked for: the generation that knows most."""
-
-_NO_KEY = (
-    "there is no API key: set KS_API_KEY, or give --api-key-file FILE. "
-    "To try things out without one, give --sandbox."
-)
-
-
-@attrs.frozen
-class ApiKey:
-    """A key, and where it was found."""
-
-    text: str = attrs.field(repr=False)
-    source: str
-
-
-def find_key(options: Options) -> ApiKey:
-    """The command's own token, else the key from the file that was named, else from the environment.
-
-    Raises:
-        click.UsageError: There is none.
-    """
-    if options.token is not None:
-        return ApiKey(options.token, "--token-env")
-    if options.api_key_file is not None:
-        return ApiKey(_read_key(options), f"the file {options.api_key_file}")
-    text = os.environ.get("KS_API_KEY", "").strip()
-    if not text:
-        raise click.UsageError(_NO_KEY)
-    return ApiKey(text, "KS_API_KEY")
-
-
-def _read_key(options: Options) -> str:
-    path = options.api_key_file
-    assert path is not None  # noqa: S101 - what the only caller has checked
-    try:
-        text = path.read_text(encoding="utf-8-sig").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        raise click.UsageError(f"--api-key-file {path} can't be read: {reason}.") from error
-    if not text:
-        raise click.UsageError(f"--api-key-file {path} is empty.")
-    return text
 
 
 @asynccontextmanager
@@ -78,7 +37,7 @@ async def open_session(options: Options) -> AsyncGenerator[ks.Session]:
     """A session as the options say: to a server, or to a sandbox of its own.
 
     Raises:
-        click.UsageError: There is no key.
+        click.UsageError: There is no key, or it can't be one.
         ConfigurationError: An option is wrong.
     """
     settings: dict[str, Any] = {"dialect": options.dialect or "auto"}
@@ -104,6 +63,18 @@ async def _open_sandbox_session(
     sandbox = Sandbox(ingestions=200, runs=4, seed=7, dialect=spoken, record=False)
     async with sandbox, sandbox.session(**settings) as session:
         yield session
+
+
+def server_of(options: Options) -> str:
+    """The server that a command would talk to, for questions that come before it does.
+
+    Raises:
+        ConfigurationError: It can't be one.
+    """
+    if options.sandbox:
+        return "a sandbox"
+    url = options.base_url or os.environ.get("KS_BASE_URL") or DEFAULT_BASE_URL
+    return check_base_url(url, allow_plain_http=options.allow_plain_http)
 
 
 def cannot_listen(host: str, port: int, error: OSError) -> click.UsageError:

@@ -14,7 +14,8 @@ import knowledgestack_async as ks
 
 from .checkup import Finding, Verdict, finding_of, look_at_server
 from .commands import Command
-from .connection import find_key, run_with_session
+from .connection import run_with_session
+from .credentials import find_key
 from .exits import Exit, worst
 from .options import Options, pass_options, printing
 from .output import Printer, Shape, printer_for

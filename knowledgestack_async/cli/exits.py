@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from enum import IntEnum
@@ -51,6 +52,7 @@ _OPTIONS = {
     "or allow_plain_http=True": "or --allow-plain-http",
     "Open the session with dialect='auto', or with the name of": "Give --dialect auto, or",
     "lower max_in_flight or rate": "try again later, or with a lower --concurrency",
+    "the key is given as api_key": "the key comes from KS_API_KEY or --api-key-file",
     "base_url": "--base-url",
     "name_like": "--name-like",
     "latest_version_only": "--latest-version-only",
@@ -60,6 +62,7 @@ _OPTIONS = {
     "Wait longer, or go on from what .last holds": "Wait again, or longer: --deadline",
     "give ssl= a context that trusts it": "name its authority in SSL_CERT_FILE",
 }
+_OUR_NAMES = re.compile("|".join(rf"(?<![\w./'-]){re.escape(name)}(?!\w)" for name in _OPTIONS))
 
 
 def exit_for(error: ks.KnowledgeStackError) -> Exit:
@@ -74,9 +77,13 @@ def worst(codes: Iterable[Exit]) -> Exit:
 
 
 def explain(error: ks.KnowledgeStackError) -> list[str]:
-    """What happened, and on a line of its own what to do about it."""
+    """What happened, and on a line of its own what to do about it.
+
+    Our own words are put into the command line's; the server's stay as they are, and so do paths.
+    """
     if not isinstance(error, ks.RequestError):
-        return [_in_options(f"Error: {error}")]
+        is_told_by_path = isinstance(error, ks.JournalError)
+        return [f"Error: {error if is_told_by_path else _in_options(str(error))}"]
     facts = [
         f"{error.status}" if error.status is not None else "",
         f"request id {error.request_id}" if error.request_id else "",
@@ -90,14 +97,12 @@ def explain(error: ks.KnowledgeStackError) -> list[str]:
     # A list is there wherever the API is, however empty.
     is_list = isinstance(error, ks.NotFound) and error.path.endswith("/document_versions")
     if hint := NO_API_HERE if is_list else error.hint:
-        lines.append(f"  {hint}")
-    return [_in_options(line) for line in lines]
+        lines.append(f"  {_in_options(hint)}")
+    return lines
 
 
 def _in_options(text: str) -> str:
-    for name, option in _OPTIONS.items():
-        text = text.replace(name, option)
-    return text
+    return _OUR_NAMES.sub(lambda match: _OPTIONS[match[0]], text)
 
 
 class Tally:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
+from tempfile import TemporaryDirectory
 
-__all__ = ["SUFFIX", "job_name", "jobs_folder", "new_journal", "state_folder"]
+__all__ = ["SUFFIX", "job_name", "jobs_folder", "journal_for", "new_journal", "state_folder"]
 
 SUFFIX = ".journal"
 
@@ -34,6 +36,16 @@ def job_name(path: Path) -> str:
     """What to call a job on a command line: its name where that finds it, else its journal's path."""
     is_usual = path.parent == jobs_folder() and path.name.endswith(SUFFIX)
     return path.name.removesuffix(SUFFIX) if is_usual else str(path)
+
+
+@contextmanager
+def journal_for(*, sandbox: bool) -> Generator[Path]:
+    """A place for a new job's journal; a sandbox's goes when it does, for nobody can go on with it."""
+    if not sandbox:
+        yield new_journal()
+        return
+    with TemporaryDirectory(prefix="ks-async-") as folder:
+        yield Path(folder) / f"sandbox{SUFFIX}"
 
 
 def new_journal() -> Path:

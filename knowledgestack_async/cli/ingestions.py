@@ -16,6 +16,7 @@ from .ids import ids_argument, is_single, read_ids
 from .many import run_for_each
 from .options import Options, pass_options, printing
 from .output import Shape, printer_for
+from .statuses import refusing, status_option
 from .table import Column, show_time
 from .waiting import deadline_option, wait_for_ingestions
 
@@ -83,7 +84,7 @@ MOMENT = Moment()
     ks-async ingestions list --created-after 2026-07-01 -o ndjson | jq .error
     """,
 )
-@click.option("--status", "-s", multiple=True, help="Only these; can be given several times.")
+@status_option("Only those that are")
 @click.option(
     "--limit",
     "-n",
@@ -115,7 +116,7 @@ def list_(options: Options, /, **filters: Any) -> Exit:
     async def work(session: ks.Session) -> Exit:
         async with ks.iter_ingestion_workflows(session, **filters) as found:
             options.screen.activity = lambda: _progress(found)
-            with printer:
+            with printer, refusing(filters.get("status", ())):
                 async for summary in found:
                     printer.write(summary.to_dict())
         if not found.matched:

@@ -10,13 +10,23 @@ from typing import Any
 
 import attrs
 import click
+from click.shell_completion import CompletionItem
 
 import knowledgestack_async as ks
 
 from .._journal import SqliteJournal, read_published
 from .folders import SUFFIX, jobs_folder
 
-__all__ = ["JobFile", "find_job", "journals_in", "look_into", "opened", "read_report"]
+__all__ = [
+    "JobFile",
+    "delete_job",
+    "find_job",
+    "journals_in",
+    "look_into",
+    "names_of_jobs",
+    "opened",
+    "read_report",
+]
 
 
 @attrs.frozen(kw_only=True)
@@ -58,7 +68,7 @@ class JobFile:
         if self.problem is not None:
             return "unreadable"
         if not self.is_planned:
-            return "unplanned"
+            return "not planned"
         return "unfinished" if self.left else "finished"
 
     @property
@@ -76,6 +86,16 @@ class JobFile:
         """How many have no outcome yet."""
         open_states = (ks.ItemState.PLANNED, ks.ItemState.SENDING)
         return self.running + sum(self.counts.get(state, 0) for state in open_states)
+
+    @property
+    def unknown(self) -> int:
+        """Of how many nobody can tell whether they ran."""
+        return self.counts.get(ks.ItemState.UNKNOWN, 0)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether going on with it would neither send nor look up anything."""
+        return self.is_planned and not self.left and not self.unknown
 
     def check_free(self) -> None:
         """Make sure that it can be used here.
@@ -112,6 +132,22 @@ def find_job(name: str) -> Path:
         if path.is_file():
             return path
     raise click.UsageError(f"there is no job {name!r}: ks-async jobs list shows those in {folder}.")
+
+
+def names_of_jobs(
+    _ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The jobs in the usual folder whose name begins so, for a shell; else it offers files."""
+    found = sorted(jobs_folder().glob(f"*{SUFFIX}"), reverse=True)
+    names = [path.name.removesuffix(SUFFIX) for path in found]
+    items = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return items or [CompletionItem(incomplete, type="file")]
+
+
+def delete_job(path: Path) -> None:
+    """Delete a journal, and what stands beside it."""
+    for end in ("", ".state", "-wal", "-shm"):
+        path.with_name(path.name + end).unlink(missing_ok=True)
 
 
 def journals_in(places: Iterable[Path]) -> Iterator[Path]:

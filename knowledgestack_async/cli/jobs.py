@@ -15,9 +15,18 @@ from .commands import Command, Group
 from .connection import run_with_session
 from .exits import Exit
 from .folders import jobs_folder
-from .ids import check_can_ask, yes_option
-from .jobfiles import JobFile, find_job, journals_in, look_into, read_report
-from .options import Options, pass_options, printing
+from .ids import ask, check_can_ask, yes_option
+from .jobfiles import (
+    JobFile,
+    delete_job,
+    find_job,
+    journals_in,
+    look_into,
+    names_of_jobs,
+    read_report,
+)
+from .options import Options, pass_options, printing, printing_events
+from .outage import make_contact
 from .output import Shape, printer_for
 from .pace import How, job_options, pace_options, resend_option
 from .rerun import begin, journal_option
@@ -50,7 +59,8 @@ LISTED = Shape(
     fields=_FIELDS,
     columns=(
         Column(title="JOB", fields=("name",)),
-        Column(title="STATE", fields=("state",), typical=10),
+        Column(title="STATE", fields=("state",), typical=11),
+        Column(title="PROCESS", fields=("process",), rank=1),
         Column(title="CREATED", fields=("created_at",), show=show_time, rank=2),
         Column(title="COUNTS", fields=("counts", "problem"), show=_show_counts, least=20),
         Column(title="SERVER", fields=("server",), least=16, rank=3),
@@ -68,6 +78,7 @@ jobs = Group(
         "resume": "jobs:resume",
         "export": "jobs:export",
         "retry-failed": "jobs:retry_failed",
+        "delete": "jobs:delete",
     },
     example="""
     ks-async jobs list
@@ -75,7 +86,7 @@ jobs = Group(
     """,
 )
 
-job_argument = click.argument("job", metavar="JOB")
+job_argument = click.argument("job", metavar="JOB", shell_complete=names_of_jobs)
 
 
 def _told(job: JobFile) -> dict[str, Any]:
@@ -96,7 +107,10 @@ def _told(job: JobFile) -> dict[str, Any]:
 @printing
 @pass_options
 def list_(options: Options, paths: tuple[Path, ...]) -> Exit:
-    """List jobs: those in the usual folder, or the journals and folders at PATHS."""
+    """List jobs.
+
+    Those in the usual folder, or the journals and folders at PATHS.
+    """
     places = paths or (jobs_folder(),)
     found = list(journals_in(place for place in places if place.exists()))
 
@@ -122,10 +136,11 @@ def list_(options: Options, paths: tuple[Path, ...]) -> Exit:
 @printing
 @pass_options
 def show(options: Options, job: str) -> Exit:
-    """Show a job: its settings, how its items fare and why, and which ones nobody can tell of.
+    """Show how a job fares, and why.
 
-    JOB is its name or its journal's path. Of one that is in use it shows what was last
-    published, and the process that uses it.
+    Its settings, the counts and causes, and the items that nobody can tell of. JOB is its
+    name or its journal's path. Of one that is in use it shows what was last published, and
+    the process that uses it.
     """
     path = find_job(job)
 
@@ -156,7 +171,7 @@ def show(options: Options, job: str) -> Exit:
 @job_argument
 @pace_options
 @resend_option
-@printing
+@printing_events
 @pass_options
 def resume(options: Options, /, job: str, **pace: Any) -> Exit:
     """Go on with a job that was interrupted, killed or stopped.
@@ -174,6 +189,7 @@ def resume(options: Options, /, job: str, **pace: Any) -> Exit:
                 f"{path} was left before all of its targets were in it; nothing was sent. "
                 f"Give them again: ks-async ingestions rerun --journal {path}"
             )
+        await make_contact(session)
         how = How.of({**known.settings, **pace})
         return await run_job(options, session, [], path, how)
 
@@ -216,17 +232,18 @@ def export(options: Options, job: str, form: str) -> Exit:
 @journal_option
 @job_options
 @pace_options
-@printing
+@printing_events
 @pass_options
 def retry_failed(
     options: Options, /, job: str, yes: bool, journal: Path | None, **settings: Any
 ) -> Exit:
-    """Run those again that were refused, failed, or ended badly: a new job, with a new journal.
+    """Run those again that went wrong, as a new job.
 
-    Those of which nobody can tell whether they ran are left to ks-async jobs resume.
+    Those that were refused, failed, or ended badly; the new job has a new journal. Those of
+    which nobody can tell whether they ran are left to ks-async jobs resume.
     """
-    check_can_ask(yes=yes)
     path = find_job(job)
+    check_can_ask(yes=yes)
     if journal is not None and journal.exists():
         raise click.UsageError(f"--journal {journal} is there already: a new job needs a new one.")
 
@@ -250,3 +267,39 @@ def retry_failed(
         return await begin(options, session, [*bad], journal, How.of(settings), yes=yes)
 
     return run_with_session(options, work)
+
+
+@click.command(
+    cls=Command,
+    example="""
+    ks-async jobs delete rerun-20260701-093000-1a2b
+    ks-async jobs delete ./night.journal --yes
+    """,
+)
+@click.argument("names", metavar="JOB...", nargs=-1, required=True, shell_complete=names_of_jobs)
+@yes_option
+@pass_options
+def delete(options: Options, names: tuple[str, ...], yes: bool) -> Exit:
+    """Delete jobs, with what they tell of their reruns.
+
+    What was run again is not touched, but nobody can tell any more what ran. One that is in
+    use is not deleted, nor what is no journal; then nothing is.
+    """
+    paths = list(dict.fromkeys(map(find_job, names)))
+    check_can_ask(yes=yes)
+
+    async def look() -> list[JobFile]:
+        return [await look_into(path) for path in paths]
+
+    known = asyncio.run(look())
+    for job in known:
+        job.check_free()
+    open_ones = sum(not job.is_finished for job in known)
+    many = f"{len(known):,} job{'' if len(known) == 1 else 's'}"
+    which = f"{many}, {open_ones:,} of them not finished" if open_ones else many
+    if not yes and not ask(options, f"Delete {which}?"):
+        return Exit.FAILED
+    for path in paths:
+        delete_job(path)
+    options.screen.note(f"Deleted {many}.")
+    return Exit.DONE

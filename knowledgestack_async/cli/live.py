@@ -29,8 +29,10 @@ class LiveTeller(Teller):
 
     def __init__(self, screen: Screen, story: Story) -> None:
         super().__init__(screen, story)
+        # The terminal's echo of Ctrl-C must not wrap: the picture would move, and its top stay.
+        self._width = screen.width - len("^C")
         console = Console(
-            width=screen.width, no_color=not screen.has_color, highlight=False, force_terminal=True
+            width=self._width, no_color=not screen.has_color, highlight=False, force_terminal=True
         )
         self._spinner = Spinner("dots", style="cyan")
         self._live = Live(console=console, auto_refresh=False, transient=False)
@@ -78,12 +80,12 @@ class LiveTeller(Teller):
 
     def _bar(self) -> RenderableType:
         story = self.story
-        return bar(story.done, len(story.failed), "done", self.screen.width - 4)
+        return bar(story.done, len(story.failed), "done", self._width - 4)
 
     def _counts(self) -> RenderableType:
         counts = self.story.counts
         words = [*_ORDER, *(word for word in counts if word not in _ORDER)]
-        room = max(10, self.screen.width - 30)
+        room = max(10, self._width - 30)
         table = Table.grid(padding=(0, 1))
         table.add_column(min_width=10)
         table.add_column(justify="right", min_width=5)

@@ -18,6 +18,7 @@ __all__ = ["EVENT", "Event", "Observed", "event_of", "raise_if_hopeless"]
 Change = ks.StatusChange[ks.WorkflowSummaryResponse]
 
 GOOD = "completed"
+FAILED = "failed"
 
 
 @attrs.frozen(kw_only=True)
@@ -83,6 +84,7 @@ class Observed:
         is_everything: Whether that is all there is.
         recent: The last changes, the newest first.
         has_failed: Whether anything ended badly.
+        missing: What was found not to exist, or not any more.
         trouble: What keeps the watch from seeing now.
     """
 
@@ -101,6 +103,7 @@ class Observed:
         self.is_everything = is_everything
         self.recent: deque[Event] = deque(maxlen=self.RECENT)
         self.has_failed = False
+        self.missing: dict[str, None] = {}
         self.trouble: str | None = None
         self._failed: dict[str, str] = {}
         self._endings: deque[float] = deque()
@@ -142,8 +145,11 @@ class Observed:
             self.recent.appendleft(event)
         if event.is_final and is_news:
             self._endings.append(time.monotonic())
-        if event.is_final and event.current != GOOD:
-            self._failed[event.workflow_id] = cause_of(event.error or event.current or "missing")
+        self._failed.pop(event.workflow_id, None)
+        self.missing.pop(event.workflow_id, None)
+        if event.current is None:
+            self.missing[event.workflow_id] = None
+        elif event.is_final and event.current != GOOD:
             self.has_failed = self.has_failed or is_news or not self.is_everything
-        else:
-            self._failed.pop(event.workflow_id, None)
+        if event.current == FAILED:
+            self._failed[event.workflow_id] = cause_of(event.error or FAILED)

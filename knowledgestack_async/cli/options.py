@@ -12,7 +12,14 @@ import click
 
 from .screen import Screen
 
-__all__ = ["Options", "connection_options", "output_options", "pass_options", "printing"]
+__all__ = [
+    "Options",
+    "connection_options",
+    "output_options",
+    "pass_options",
+    "printing",
+    "printing_events",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,7 +41,13 @@ class Options:
     debug: bool = False
     no_color: bool = False
     output: Output = "table"
+    is_output_chosen: bool = False
     fields: tuple[str, ...] = ()
+
+    def print_events(self) -> None:
+        """What happens is printed as NDJSON in a pipe, unless something else was asked for."""
+        if not self.is_output_chosen and not self.screen.is_terminal:
+            self.output = "ndjson"
 
     @cached_property
     def screen(self) -> Screen:
@@ -49,6 +62,12 @@ def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     """Keep what was given; after a command's name it counts more than before it."""
     if value is not None:
         setattr(ctx.ensure_object(Options), str(param.name), value)
+
+
+def _remember_output(ctx: click.Context, param: click.Parameter, value: Output | None) -> None:
+    _remember(ctx, param, value)
+    if value is not None:
+        ctx.ensure_object(Options).is_output_chosen = True
 
 
 def _remember_fields(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
@@ -97,14 +116,20 @@ def connection_options(*, hidden: bool) -> list[click.Option]:
     ]
 
 
-def output_options() -> list[click.Option]:
-    """How results are printed."""
+def output_options(default: str = "table") -> list[click.Option]:
+    """How results are printed.
+
+    Args:
+        default: What the help says that the default is.
+    """
     return [
         _option(
             "--output",
             "-o",
             type=click.Choice(["table", "json", "ndjson", "ids"]),
-            help="How to print. In a pipe a table has tabs, and nothing is cut. [default: table]",
+            callback=_remember_output,
+            help="How to print. In a pipe a table has tabs, and nothing is cut. "
+            f"[default: {default}]",
         ),
         _option(
             "--fields",
@@ -117,7 +142,16 @@ def output_options() -> list[click.Option]:
 
 def printing(command: F) -> F:
     """Give a command ``--output`` and ``--fields``."""
-    for option in reversed(output_options()):
+    return _give(command, output_options())
+
+
+def printing_events(command: F) -> F:
+    """Give these to a command that prints what happens, which in a pipe is NDJSON by default."""
+    return _give(command, output_options("table, ndjson in a pipe"))
+
+
+def _give(command: F, options: list[click.Option]) -> F:
+    for option in reversed(options):
         _add(command, option)
     return command
 

@@ -7,8 +7,9 @@ import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Any, Literal, Self, cast
+from datetime import datetime
+from types import NoneType, TracebackType, UnionType
+from typing import Any, Literal, Self, Union, cast, get_args, get_origin, get_type_hints
 
 import attrs
 import click
@@ -22,6 +23,7 @@ __all__ = ["Printer", "Shape", "View", "printer_for", "readable"]
 
 View = Literal["table", "sheet", "lines"]
 
+_PLAIN = (str, int, float, datetime)
 _CONTROLS = re.compile("[\x7f-\x9f]")
 
 
@@ -33,17 +35,48 @@ class Shape:
         fields: The names of their fields.
         columns: What a table shows of them.
         id_field: The field that names one.
+        kinds: The fields' types, as far as they are known.
     """
 
     fields: tuple[str, ...]
     columns: tuple[Column, ...]
     id_field: str
+    kinds: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
 
     @classmethod
     def of(cls, model: Any, *columns: Column, id_field: str = "workflow_id") -> Self:
         """The shape of a model's records."""
         names = tuple(field.name for field in attrs.fields(model))
-        return cls(fields=names, columns=columns, id_field=id_field)
+        kinds = get_type_hints(model)
+        return cls(fields=names, columns=columns, id_field=id_field, kinds=kinds)
+
+    def find_wrong(self, field: str) -> tuple[str, ...] | None:
+        """What there is in the place of a field that there isn't; None if it may be there."""
+        first, *inside = field.split(".")
+        if first not in self.fields:
+            return self.fields
+        kind = self.kinds.get(first, Any)
+        for number, name in enumerate(inside, 1):
+            known = _names_in(kind)
+            if known is None:
+                return None
+            if name not in known:
+                return tuple(".".join([first, *inside[: number - 1], one]) for one in known)
+            kind = known[name]
+        return None
+
+
+def _names_in(kind: Any) -> dict[str, Any] | None:
+    """The names inside of a value of a type, and their types; None if that can't be known."""
+    kinds = [kind]
+    if get_origin(kind) in {Union, UnionType}:
+        kinds = [one for one in get_args(kind) if one is not NoneType]
+    if len(kinds) == 1 and attrs.has(kinds[0]):
+        hints = get_type_hints(kinds[0])
+        names = [field.name for field in attrs.fields(kinds[0])]
+        return {name: hints[name] for name in names if not name.startswith("_")}
+    is_plain = all(isinstance(one, type) and issubclass(one, _PLAIN) for one in kinds)
+    return {} if is_plain else None
 
 
 class Printer(ABC):
@@ -270,6 +303,7 @@ def _check_fields(options: Options, shape: Shape) -> None:
     if options.fields and options.output == "ids":
         raise click.UsageError("--fields doesn't go with --output ids, which prints ids only.")
     for field in options.fields:
-        if field.split(".")[0] not in shape.fields:
-            known = ", ".join(shape.fields)
-            raise click.UsageError(f"there is no field {field!r} here; there are {known}.")
+        known = shape.find_wrong(field)
+        if known is not None:
+            there = f"there are {', '.join(known)}" if known else "it has no fields inside"
+            raise click.UsageError(f"there is no field {field!r} here; {there}.")

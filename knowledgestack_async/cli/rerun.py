@@ -9,14 +9,16 @@ import click
 
 import knowledgestack_async as ks
 
+from .again import command_line
 from .commands import Command
 from .connection import run_with_session
 from .dry_run import show_dry_run
 from .exits import Exit
-from .folders import new_journal
+from .folders import job_name, journal_for
 from .ids import ask, check_can_ask, yes_option
 from .jobfiles import JobFile, look_into
-from .options import Options, pass_options, printing
+from .options import Options, pass_options, printing_events
+from .outage import make_contact
 from .pace import How, job_options, pace_options, resend_option
 from .running import run_job
 from .targets import Target, Wanted, is_journal, targeting
@@ -50,7 +52,7 @@ journal_option = click.option(
 @job_options
 @pace_options
 @resend_option
-@printing
+@printing_events
 @pass_options
 def rerun(
     options: Options,
@@ -85,7 +87,7 @@ def rerun(
                 return await _go_on(options, session, known, how, yes=yes)
         targets = await wanted.find(options, session)
         if not targets:
-            options.screen.note("No ids came: nothing to do.")
+            options.screen.note(wanted.nothing)
             return Exit.DONE
         if dry_run:
             return await show_dry_run(options, session, targets, how)
@@ -108,21 +110,34 @@ async def begin(
     Raises:
         KnowledgeStackError: It can't be run.
     """
-    if not yes and not ask(options, f"Run {things(len(targets))} again?"):
+    await make_contact(session)
+    server = "a sandbox" if options.sandbox else session.base_url
+    if not yes and not ask(options, f"Run {things(len(targets))} again at {server}?"):
         return Exit.FAILED
-    if journal is None:
-        journal = new_journal()
-        options.screen.note(f"The job's journal: {journal}")
-    return await run_job(options, session, targets, journal, how)
+    if journal is not None:
+        return await run_job(options, session, targets, journal, how)
+    with journal_for(sandbox=options.sandbox) as place:
+        if not options.sandbox:
+            options.screen.note(f"The job's journal: {place}")
+        return await run_job(options, session, targets, place, how)
 
 
 async def _go_on(
     options: Options, session: ks.Session, known: JobFile, how: How, *, yes: bool
 ) -> Exit:
+    if known.is_finished:
+        again = command_line(options, "jobs", "retry-failed", job_name(known.path))
+        raise click.UsageError(
+            f"{known.path} holds a job that is finished; take another --journal, or {again!r}."
+        )
+    await make_contact(session)
     options.screen.note(
         f"{known.path} has a job of {known.total:,} already: that one goes on, no other targets are read."
     )
-    if not yes and not ask(options, f"Go on with the {known.left:,} that are left?"):
+    left = known.left + known.unknown
+    are = "is" if left == 1 else "are"
+    is_meant = f"Go on with the {left:,} that {are} left, at {session.base_url}?"
+    if not yes and not ask(options, is_meant):
         return Exit.FAILED
     return await run_job(options, session, [], known.path, how)
 

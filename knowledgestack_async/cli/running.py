@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,10 +13,12 @@ import attrs
 
 import knowledgestack_async as ks
 
+from ..rerun_report import cause_of
 from .again import command_line
-from .exits import Exit
+from .exits import Exit, worst
 from .folders import job_name
 from .options import Options
+from .outage import Outage
 from .output import Printer, Shape, printer_for
 from .pace import How
 from .screen import Screen
@@ -23,7 +26,18 @@ from .table import Column
 from .targets import Target
 from .text import clean, cut
 
-__all__ = ["OUTCOME", "exit_of", "in_words", "print_causes", "print_ids", "run_job"]
+__all__ = [
+    "OUTCOME",
+    "exit_of",
+    "in_words",
+    "is_missing",
+    "print_causes",
+    "print_ids",
+    "print_missing",
+    "run_job",
+]
+
+_NOT_FOUND = frozenset({"404", "not_found"})
 
 FEW = 10
 """So many are told one by one on a terminal; of more only the sum."""
@@ -45,6 +59,7 @@ class _Run:
     job: ks.RerunJob
     path: Path
     how: How
+    outage: Outage
     shows_events: bool
     printer: Printer
     is_stopping: bool = False
@@ -67,20 +82,22 @@ async def run_job(
         how: How to run it.
 
     Returns:
-        0 if all is good, 5 if nobody can tell what came of some, else 1.
+        0 if all is good, 5 if nobody can tell what came of some, 3 if some don't exist and nothing
+        else went wrong, else 1.
 
     Raises:
         KnowledgeStackError: It can't be run.
     """
     screen = options.screen
-    if options.output == "table" and not screen.is_terminal:
-        options.output = "ndjson"
+    options.print_events()
+    job = ks.rerun_ingestions(session, targets, journal=path, **_arguments(how, targets))
     run = _Run(
         options=options,
-        job=ks.rerun_ingestions(session, targets, journal=path, **_arguments(how, targets)),
+        job=job,
         path=path,
         how=how,
-        shows_events=options.output != "table",
+        outage=Outage(screen, session, is_doubtful=lambda: job.progress.paused is not None),
+        shows_events=options.output != "table" or not screen.is_terminal,
         printer=printer_for(options, OUTCOME, "lines", ids=_ids_of(targets)),
     )
     try:
@@ -108,7 +125,7 @@ async def _go(run: _Run) -> None:
     screen, job = run.screen, run.job
     screen.activity = lambda: f"{job.progress.done:,} of {job.progress.total:,}"
     with run.printer:
-        async with _shown(run), job:
+        async with _shown(run), run.outage.noticing(), job:
             try:
                 async for outcome in job:
                     if run.shows_events:
@@ -132,19 +149,28 @@ async def _shown(run: _Run) -> AsyncGenerator[None]:
     from .canvas import drawn  # noqa: PLC0415 - rich is slow to import
     from .job_view import draw_job  # noqa: PLC0415
 
-    async with drawn(
-        screen,
-        lambda width, _: draw_job(run.job.progress, stopping=run.is_stopping, width=width),
-        on_err=True,
-    ):
+    def draw(width: int, _height: int) -> Any:
+        now = run.job.progress
+        now = attrs.evolve(now, paused=now.paused or run.outage.reason)
+        return draw_job(now, stopping=run.is_stopping, width=width)
+
+    async with drawn(screen, draw, on_err=True):
         yield
 
 
 def exit_of(report: ks.RerunReport) -> Exit:
-    """The exit code that goes with what came of a job."""
+    """The exit code that goes with what came of a job; of several, the worst."""
     if report.unknown:
         return Exit.UNKNOWN
-    return Exit.DONE if report.is_good else Exit.FAILED
+    if report.stopped_by is not None:
+        return Exit.FAILED
+    bad = [item for item in report.items if not item.is_good]
+    return worst(Exit.NOT_FOUND if is_missing(item) else Exit.FAILED for item in bad)
+
+
+def is_missing(outcome: ks.RerunOutcome) -> bool:
+    """Whether it was refused because there is no such ingestion."""
+    return outcome.state is ks.ItemState.REFUSED and (outcome.code or "").lower() in _NOT_FOUND
 
 
 def _reason_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -169,7 +195,9 @@ def _sum_up(run: _Run) -> None:
     screen.note(f"Of {sum(report.counts.values()):,}: {in_words(report.counts)}.")
     if report.outcomes:
         screen.note(f"The new runs: {in_words(report.outcomes)}.")
-    print_causes(screen, report.causes)
+    missing = [item.workflow_id for item in report.items if is_missing(item)]
+    print_causes(screen, _causes_of(item for item in report.items if not is_missing(item)))
+    print_missing(screen, missing)
     if report.unknown:
         screen.note("Nobody can tell whether these ran:")
         print_ids(screen, report.unknown)
@@ -177,7 +205,7 @@ def _sum_up(run: _Run) -> None:
         screen.note(f"Stopped: {report.stopped_by}.")
     if report.stopped_by is not None or report.unknown:
         _tell_how_to_go_on(run, "Go on with" if report.stopped_by else "Look again with")
-    elif not report.is_good and not run.options.sandbox:
+    elif exit_of(report) is Exit.FAILED and not run.options.sandbox:
         again = command_line(run.options, "jobs", "retry-failed", job_name(run.path))
         screen.note(f"Try those that went wrong again with: {again}")
 
@@ -186,6 +214,11 @@ def _tell_how_to_go_on(run: _Run, what: str) -> None:
     if not run.options.sandbox:
         again = command_line(run.options, "jobs", "resume", job_name(run.path), *run.how.pace)
         run.screen.note(f"{what}: {again}")
+
+
+def _causes_of(outcomes: Iterable[ks.RerunOutcome]) -> dict[str, int]:
+    told = filter(None, (one.error or one.code for one in outcomes))
+    return dict(Counter(map(cause_of, told)).most_common())
 
 
 def in_words(counts: Mapping[str, int]) -> str:
@@ -202,10 +235,15 @@ def print_causes(screen: Screen, causes: Mapping[str, int], most: int = FEW) -> 
         screen.note(f"{'':>7}  and {len(causes) - most:,} other causes")
 
 
-def print_ids(screen: Screen, ids: Iterable[str], most: int = FEW) -> None:
+def print_missing(screen: Screen, ids: Iterable[str]) -> None:
+    """Name some of those that don't exist."""
+    print_ids(screen, ids, before="not found: ")
+
+
+def print_ids(screen: Screen, ids: Iterable[str], most: int = FEW, *, before: str = "  ") -> None:
     """Name some of them."""
     listed = list(ids)
     for id_ in listed[:most]:
-        screen.note(f"  {id_}")
+        screen.note(f"{before}{clean(id_)}")
     if len(listed) > most:
         screen.note(f"  and {len(listed) - most:,} more")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import click
@@ -11,6 +10,7 @@ import knowledgestack_async as ks
 
 from .._report_text import fit_report
 from .commands import Command, Group
+from .credentials import find_token
 from .exits import Exit
 from .ids import ids_argument, ids_if_meant, is_single, read_ids, yes_option
 from .many import run_for_each
@@ -102,7 +102,7 @@ def delete(options: Options, ids: tuple[str, ...], yes: bool) -> Exit:
     This does NOT cancel an execution that is in progress: it only takes the run out of
     the API. A server may refuse to delete a run that is still running.
     """
-    question = "Delete {}? An execution that is in progress is not cancelled by that."
+    question = "Delete {} at {}? An execution that is in progress is not cancelled by that."
     wanted = ids_if_meant(options, ids, question, "run", yes=yes, what="run_id")
     if wanted is None:
         return Exit.FAILED
@@ -162,11 +162,7 @@ def callback(
     if error is not None and error_file is not None:
         raise click.UsageError("give --error or --error-file, not both.")
     why = error if error_file is None else error_file.read()
-    token = None if token_env is None else os.environ.get(token_env)
-    if token_env is not None and not token:
-        raise click.UsageError(
-            f"--token-env {token_env}: there is no such variable, or it is empty."
-        )
+    token = None if token_env is None else find_token(token_env)
     options.token = token
     printer = printer_for(options, REPORTED, "lines", ids=[run_id], single=True)
     return run_for_each(

@@ -11,8 +11,9 @@ import click
 
 import knowledgestack_async as ks
 
-from .ids import read_ids
+from .ids import ids_in, read_ids
 from .options import Options
+from .statuses import refusing, status_option
 
 __all__ = ["Target", "Wanted", "is_journal", "targeting"]
 
@@ -39,12 +40,7 @@ def targeting(what_from: str) -> Callable[[F], F]:
                 type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
                 help=what_from,
             ),
-            click.option(
-                "--status",
-                "-s",
-                multiple=True,
-                help="All that have this status now; can be given several times.",
-            ),
+            status_option("All that are now"),
             click.argument("ids", metavar="[ID... | -]", nargs=-1),
         ):
             command = decorate(command)
@@ -88,6 +84,13 @@ class Wanted:
         return "-" in self.ids or str(self.file) == "-"
 
     @property
+    def nothing(self) -> str:
+        """What to say where none were found."""
+        if self.statuses:
+            return f"No ingestions are {' or '.join(self.statuses)} now: nothing to do."
+        return "No ids came: nothing to do."
+
+    @property
     def words(self) -> list[str] | None:
         """What names them on a command line; None if that can't be repeated."""
         if self.reads_stdin:
@@ -106,7 +109,8 @@ class Wanted:
         if self.statuses:
             async with ks.iter_ingestion_workflows(session, status=self.statuses) as found:
                 options.screen.activity = lambda: f"{found.matched:,} found"
-                return [summary async for summary in found]
+                with refusing(self.statuses):
+                    return [summary async for summary in found]
         if self.file is None:
             return list(read_ids(self.ids))
         if str(self.file) == "-":
@@ -115,4 +119,4 @@ class Wanted:
             lines = self.file.read_text(encoding="utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise click.UsageError(f"{self.file} can't be read as a list of ids.") from error
-        return list(read_ids([line.strip() for line in lines if line.strip() not in {"", "-"}]))
+        return list(read_ids(list(ids_in(lines))))

@@ -14,6 +14,7 @@ from .connection import run_with_session
 from .exits import Exit, Tally, exit_for, explain
 from .many import Fan, for_each
 from .options import Options
+from .outage import Outage, is_outage, make_contact
 from .output import Printer
 from .text import count_words
 
@@ -130,12 +131,16 @@ def wait_for_ingestions(
     async def whole(session: ks.Session) -> Exit:
         if not ids:
             screen.note("No ids came: nothing to do.")
+            with printer:
+                return Exit.DONE
+        await make_contact(session)
+        outage = Outage(screen, session)
         watch = ks.watch_ingestions(session, ids, deadline=deadline)
         screen.activity = lambda: _activity_of(watch.summary)
         with printer:
-            async with watch:
+            async with watch, outage.noticing():
                 async for change in watch:
-                    _judge(options, change, printer, tally)
+                    _judge(options, outage, change, printer, tally)
         if watch.timed_out:
             _tell_who_is_late(options, watch.summary, tally)
         if len(ids) > 1 and tally.code is not Exit.DONE:
@@ -147,6 +152,7 @@ def wait_for_ingestions(
 
 def _judge(
     options: Options,
+    outage: Outage,
     change: ks.StatusChange[ks.WorkflowSummaryResponse],
     printer: Printer,
     tally: Tally,
@@ -155,7 +161,8 @@ def _judge(
     error = change.error
     if isinstance(error, ks.Unauthorized | ks.Forbidden):
         raise error
-    if error is not None:
+    outage.judge(change)
+    if error is not None and not is_outage(error):
         options.screen.complain(explain(error))
     if change.is_final and change.state is not None:
         printer.write(change.state.to_dict())

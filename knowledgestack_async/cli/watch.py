@@ -16,12 +16,13 @@ import knowledgestack_async as ks
 from .again import command_line
 from .commands import Command
 from .connection import run_with_session
-from .exits import Exit
+from .exits import Exit, worst
 from .jobfiles import look_into, opened
 from .observed import EVENT, Observed, event_of, raise_if_hopeless
-from .options import Options, pass_options, printing
+from .options import Options, pass_options, printing_events
+from .outage import Outage, make_contact
 from .output import printer_for, readable
-from .running import in_words, print_causes
+from .running import in_words, print_causes, print_missing
 from .table import sheet
 from .targets import Wanted, is_journal, targeting
 from .text import span
@@ -75,7 +76,7 @@ class _Task:
     help="Between two looks at least. [default: short at first, up to 15 later]",
 )
 @click.option("--exit-status", is_flag=True, help="Exit with 1 if any failed.")
-@printing
+@printing_events
 @pass_options
 def watch(
     options: Options,
@@ -86,10 +87,11 @@ def watch(
     interval: float | None,
     exit_status: bool,
 ) -> Exit:
-    """Watch ingestions: those that are named, until all are over, or all there are.
+    """Watch ingestions until they are over.
 
-    On a terminal it is a screen that changes, in a pipe NDJSON: an event a line. A hundred
-    are looked up a request. Ctrl-C leaves; nothing stops by that.
+    Those that are named, or all there are: then it goes on with those that come. On a
+    terminal it is a screen that changes, in a pipe NDJSON: an event a line. A hundred are
+    looked up a request. Ctrl-C leaves; nothing stops by that.
     """
     wanted = Wanted(ids, status, file)
 
@@ -105,7 +107,7 @@ def watch(
             targets = await wanted.find(options, session)
             ids = [one if isinstance(one, str) else one.workflow_id for one in targets]
         if ids is not None and not ids:
-            options.screen.note("No ids came: nothing to do.")
+            options.screen.note(wanted.nothing)
             return Exit.DONE
         task = _Task(
             ids=ids,
@@ -142,9 +144,10 @@ async def _read_journal(options: Options, path: Path) -> tuple[list[str], dict[s
 async def _follow(options: Options, session: ks.Session, task: _Task) -> Exit:
     screen = options.screen
     draws = screen.can_draw and options.output == "table"
-    if options.output == "table" and not screen.is_terminal:
-        options.output = "ndjson"
+    options.print_events()
     printer = printer_for(options, EVENT, "lines", ids=(task.ids or [])[:1])
+    await make_contact(session)
+    outage = Outage(screen, session)
     watching = ks.watch_ingestions(
         session, task.ids, deadline=task.deadline, interval=task.interval, after=task.after
     )
@@ -152,10 +155,11 @@ async def _follow(options: Options, session: ks.Session, task: _Task) -> Exit:
     screen.activity = lambda: f"watching: {in_words(seen.summary.counts)}"
     try:
         with printer:
-            async with _shown(options, seen, draws=draws), watching:
+            async with _shown(options, seen, outage, draws=draws), watching, outage.noticing():
                 async for change in watching:
                     seen.note(change)
                     raise_if_hopeless(change)
+                    outage.judge(change)
                     if not draws and (options.output != "ids" or change.is_final):
                         printer.write(attrs.asdict(event_of(change)))
     except asyncio.CancelledError:
@@ -165,7 +169,9 @@ async def _follow(options: Options, session: ks.Session, task: _Task) -> Exit:
 
 
 @asynccontextmanager
-async def _shown(options: Options, seen: Observed, *, draws: bool) -> AsyncGenerator[None]:
+async def _shown(
+    options: Options, seen: Observed, outage: Outage, *, draws: bool
+) -> AsyncGenerator[None]:
     if not draws:
         yield
         return
@@ -173,7 +179,7 @@ async def _shown(options: Options, seen: Observed, *, draws: bool) -> AsyncGener
     from .watch_view import draw_watch  # noqa: PLC0415
 
     def draw(width: int, height: int) -> Any:
-        return draw_watch(seen, width, height)
+        return draw_watch(seen, width, height, outage.reason)
 
     async with drawn(options.screen, draw, whole=True):
         yield
@@ -184,10 +190,15 @@ def _sum_up(options: Options, task: _Task, seen: Observed, *, is_late: bool) -> 
     left = summary.total - summary.finished - summary.missing
     screen.note(f"After {span(summary.elapsed)}: {in_words(summary.counts)}.")
     print_causes(screen, dict(seen.causes.most_common()))
+    codes = [Exit.FAILED] if task.exit_status and seen.has_failed else []
+    if task.ids is not None:
+        print_missing(screen, seen.missing)
+        codes += [Exit.NOT_FOUND] if seen.missing else []
     if is_late and task.ids is not None:
-        screen.note(f"The deadline is over, and {left:,} are not.")
-        return Exit.FAILED
-    return Exit.FAILED if task.exit_status and seen.has_failed else Exit.DONE
+        are = "ingestion is" if left == 1 else "ingestions are"
+        screen.note(f"The deadline is over, and {left:,} {are} not.")
+        codes.append(Exit.FAILED)
+    return worst(codes)
 
 
 def _tell_how_to_go_on(options: Options, task: _Task, seen: Observed) -> None:

@@ -18,19 +18,23 @@ _ORDER = ("completed", "processing", "pending", "failed", "cancelled", "quota_li
 _FEW_LINES = 2
 
 
-def draw_watch(seen: Observed, width: int, height: int) -> RenderableType:
+def draw_watch(
+    seen: Observed, width: int, height: int, trouble: str | None = None
+) -> RenderableType:
     """The whole screen.
 
     Args:
         seen: What was observed.
         width: How many columns there are.
         height: How many lines there are.
+        trouble: What keeps the watch from seeing now, besides what it told itself.
     """
+    trouble = seen.trouble or trouble
     top: list[RenderableType] = [_title(seen, width), Text(), _bar(seen, width), Text()]
     counts = _counts(seen, width)
     top += [*counts, Text(), _pace(seen, width)]
-    if seen.trouble is not None:
-        top.append(_line(f"Can't look now: {clean(seen.trouble)}", width, "yellow"))
+    if trouble is not None:
+        top.append(_line(f"Can't look now: {clean(trouble)}", width, "yellow"))
     left = height - len(top) - 1
     causes = seen.causes.most_common()
     most = min(len(causes), max(_FEW_LINES, left // 2 - _FEW_LINES))

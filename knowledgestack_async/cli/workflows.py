@@ -77,7 +77,7 @@ def cancel(options: Options, ids: tuple[str, ...], yes: bool, check: bool) -> Ex
     Cancelling is best effort: what has completed or failed can't be cancelled, and some
     servers say that it was, all the same.
     """
-    wanted = ids_if_meant(options, ids, "Cancel {}?", "workflow", yes=yes)
+    wanted = ids_if_meant(options, ids, "Cancel {} at {}?", "workflow", yes=yes)
     if wanted is None:
         return Exit.FAILED
     printer = printer_for(options, CANCELLED, "lines", ids=wanted, single=is_single(ids))
