@@ -189,10 +189,10 @@ class Poller(Generic[StateT]):
     async def close(self) -> None:
         """End the loop."""
         self._end(SessionError("the session was closed while something was watched or waited for"))
-        task, self._loop_task = self._loop_task, None
-        if task is not None:
+        tasks = [] if self._loop_task is None else [self._loop_task]
+        for task in tasks:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _end(self, reason: Exception) -> None:
         subscriptions, self._subscriptions = self._subscriptions, []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import msgspec
 
@@ -31,24 +31,27 @@ class Problem(msgspec.Struct, frozen=True):
 
 def without_secrets(secrets: Collection[object], answer: Answer) -> Answer:
     """An answer as an error or a log may show it, in whatever form the server repeated a credential."""
-    for secret in secrets:
-        if isinstance(secret, Secret):
-            body = secret.hide_in(answer.body)
-            if b"\\" in body and len(body) <= ERROR_LIMIT:
-                body = _without_escaped(secret, body)
-            headers, request_id = answer.headers, answer.request_id
-            if request_id and hide_in_text([secret], request_id) != request_id:
-                headers = {"x-request-id": "[secret]"}
-            answer = msgspec.structs.replace(answer, headers=headers, body=body)
+    for secret in filter(_is_secret, secrets):
+        body = secret.hide_in(answer.body)
+        if b"\\" in body and len(body) <= ERROR_LIMIT:
+            body = _without_escaped(secret, body)
+        headers, request_id = answer.headers, answer.request_id
+        if request_id and secret.hide_in_text(request_id) != request_id:
+            headers = {"x-request-id": "[secret]"}
+        answer = msgspec.structs.replace(answer, headers=headers, body=body)
     return answer
 
 
 def hide_in_text(secrets: Collection[object], text: str) -> str:
     """A text that may hold what the server said, without a credential."""
-    for secret in secrets:
-        if isinstance(secret, Secret):
-            text = secret.hide_in_text(text)
+    for secret in filter(_is_secret, secrets):
+        text = secret.hide_in_text(text)
     return text
+
+
+def _is_secret(credential: object) -> TypeGuard[Secret]:
+    """Whether it is the credential itself, and not a function that gives one."""
+    return isinstance(credential, Secret)
 
 
 def _without_escaped(secret: Secret, body: bytes) -> bytes:

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -142,33 +141,27 @@ def test_an_example_of_a_test_passes(block, pytester):
     done.assert_outcomes(passed=block.code.count("def test_"))
 
 
-def test_shell_examples_end_well(tmp_path):
+@pytest.mark.parametrize("block", SHELL, ids=str)
+def test_a_shell_example_ends_well(block, tmp_path):
     scripts = Path(sys.executable).parent
-
-    def run(block):
-        place = tmp_path / str(BLOCKS.index(block))
-        place.mkdir()
-        with served(**SANDBOX) as sandbox:
-            return subprocess.run(
-                ["/bin/sh", "-euc", block.code],
-                cwd=place,
-                env={
-                    **{name: value for name, value in os.environ.items() if name[:3] != "KS_"},
-                    "HOME": str(place),
-                    "XDG_STATE_HOME": str(place / "state"),
-                    "PATH": f"{scripts}:{os.environ['PATH']}",
-                    "KS_API_KEY": sandbox.api_key,
-                    "KS_BASE_URL": sandbox.base_url,
-                },
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=50,
-            )
-
-    with ThreadPoolExecutor(4) as pool:
-        for block, done in zip(SHELL, pool.map(run, SHELL), strict=True):
-            assert done.returncode == 0, f"{block}: {done.stderr}"
+    with served(**SANDBOX) as sandbox:
+        done = subprocess.run(
+            ["/bin/sh", "-euc", block.code],
+            cwd=tmp_path,
+            env={
+                **{name: value for name, value in os.environ.items() if name[:3] != "KS_"},
+                "HOME": str(tmp_path),
+                "XDG_STATE_HOME": str(tmp_path / "state"),
+                "PATH": f"{scripts}:{os.environ['PATH']}",
+                "KS_API_KEY": sandbox.api_key,
+                "KS_BASE_URL": sandbox.base_url,
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=50,
+        )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_pages_have_examples_and_few_are_exempt():

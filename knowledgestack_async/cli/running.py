@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import attrs
 
@@ -105,8 +105,6 @@ async def run_job(
     except (asyncio.CancelledError, BrokenPipeError):
         _tell_where_it_stopped(run)
         raise
-    except BaseExceptionGroup as group:
-        raise _reason_of(group) from group
     _sum_up(run)
     return exit_of(run.job.report)
 
@@ -171,14 +169,6 @@ def exit_of(report: ks.RerunReport) -> Exit:
 def is_missing(outcome: ks.RerunOutcome) -> bool:
     """Whether it was refused because there is no such ingestion."""
     return outcome.state is ks.ItemState.REFUSED and (outcome.code or "").lower() in _NOT_FOUND
-
-
-def _reason_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What tasks ended with together, if it is one of the errors that can be told in a line."""
-    reason: BaseException = group.subgroup(ks.KnowledgeStackError) or group
-    while isinstance(reason, BaseExceptionGroup):
-        reason = cast("BaseExceptionGroup[BaseException]", reason).exceptions[0]
-    return reason
 
 
 def _tell_where_it_stopped(run: _Run) -> None:
