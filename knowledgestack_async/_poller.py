@@ -102,10 +102,16 @@ class Subscription(Generic[StateT]):
         self.pace = pace
         self.interval = pace.first
         self.due_at = self.not_before = now
+        self.was_hastened = False
         self.seen_until: datetime | None = None
 
-    def schedule(self, now: float, least: float, chance: Chance) -> None:
-        """Be due again after an interval, a longer one from time to time, and no less than so long."""
+    def schedule(self, now: float, pause: float, took: float, chance: Chance) -> None:
+        """Be due again after an interval, a longer one from time to time, but not during a pause.
+
+        Where things are added all the time, looking for them takes no more than a third of it.
+        """
+        least = max(pause, 2 * took if self.was_hastened else 0.0)
+        self.was_hastened = False
         wait = max(self.interval * (0.75 + 0.5 * chance.random()), self.pace.first, least)
         self.due_at = now + wait
         self.not_before = now + max(self.pace.first, least)
@@ -113,6 +119,7 @@ class Subscription(Generic[StateT]):
 
     def hasten(self) -> None:
         """Begin with short intervals again, for there is something new to look for."""
+        self.was_hastened = True
         self.interval = self.pace.first
         self.due_at = min(self.due_at, self.not_before)
 
@@ -250,11 +257,9 @@ class Poller(Generic[StateT]):
         else:
             for one in whole:
                 one.seen_until = sight.since
-        now = self._clock.now()
-        # What takes long is done less often, however many are added meanwhile.
-        least = max(self._pause(), 2 * (now - began))
+        now, pause = self._clock.now(), self._pause()
         for one in due:
-            one.schedule(now, least, self._chance)
+            one.schedule(now, pause, now - began, self._chance)
             one.on_tick(trouble, sight.is_whole)
 
 

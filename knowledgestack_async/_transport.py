@@ -167,6 +167,7 @@ class Transport:
     def __init__(self, base_url: str, options: TransportOptions, clock: Clock) -> None:
         self._base_url = URL(base_url, encoded=True)
         self._prefix = self._base_url.raw_path.rstrip("/")
+        self._server = self._base_url.raw_authority
         self._options = options
         self._clock = clock
         self._pooled: aiohttp.ClientSession | None = None
@@ -274,9 +275,10 @@ class Transport:
                 response.status, response.headers, content, progress.discard, progress.is_reused
             )
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
-            return Failure(_tls_reason(error), sent=False, untrusted=True)
+            reason = f"TLS failed with {self._server}: {_tls_reason(error)}"
+            return Failure(reason, sent=False, untrusted=True)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            return Failure(_connect_reason(error), sent=False)
+            return Failure(f"no connection to {self._server}: {_connect_reason(error)}", sent=False)
         except TimeoutError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it may show the headers
@@ -368,7 +370,7 @@ def _inflater(encoding: str) -> Any:
 
 def _tls_reason(error: Exception) -> str:
     reason = getattr(getattr(error, "certificate_error", None), "verify_message", "")
-    return f"TLS failed: {reason or 'the server did not prove who it is'}"
+    return reason or "the server did not prove who it is"
 
 
 def _connect_reason(error: Exception) -> str:
@@ -376,7 +378,7 @@ def _connect_reason(error: Exception) -> str:
     number = getattr(cause, "errno", None) or 0
     # asyncio puts a text of its own, with the address as a tuple, where the system has a plain one.
     reason = os.strerror(number) if number > 0 else getattr(cause, "strerror", None)
-    return f"no connection: {reason or 'it could not be made in time'}"
+    return reason or "it could not be made in time"
 
 
 def _lost_reason(error: Exception) -> str:

@@ -393,7 +393,7 @@ _BY_STATUS: Mapping[int, type[ResponseError]] = {
 
 _HINTS: Mapping[int, str] = {
     400: "The server says above what is wrong with the request.",
-    401: "Check KS_API_KEY, and that the key is for this base URL.",
+    401: "Check the key or token that was given, else KS_API_KEY, and that it is for this base URL.",
     403: "This key may not do that; ask for the right, or use another key.",
     404: "Check the id, and that the key may see it.",
     409: "Read its state first: what it is in doesn't allow this.",
@@ -402,6 +402,12 @@ _HINTS: Mapping[int, str] = {
     500: "The server failed; try again later, and tell its support the request id.",
     503: "The server is busy; try again in a moment.",
 }
+
+
+_NO_API = (
+    "Nothing says what is missing: is base_url the API's own address, with its prefix? "
+    "If it is, check the id."
+)
 
 
 def response_error(answer: Answer, retry_after: float | None, **facts: Any) -> ResponseError:
@@ -427,6 +433,8 @@ def response_error(answer: Answer, retry_after: float | None, **facts: Any) -> R
     }
     if kind is errors.NotFound:
         facts["names_it"] = isinstance(detail, str) and detail not in {"", _NO_ROUTE}
+        if not facts["names_it"]:
+            facts["hint"] = _NO_API
     if kind is errors.UnprocessableEntity:
         fields = _field_errors(detail)
         message = "; ".join(map(str, fields)) or _detail_text(detail, answer)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -74,6 +74,10 @@ class RerunJob:
     Use it with ``async with``: ``async for`` gives outcomes as they come, ``finish()`` runs it to its
     end without looking. Leaving the block early stops it: what is on its way is waited for, the rest
     stays planned, and the same call with the same journal goes on.
+
+    Attributes:
+        resumed: Whether the journal had a planned job already, which goes on, or is told again if it
+            is finished: then the source is not read.
     """
 
     WAITING_OUTCOMES = 1000
@@ -116,6 +120,7 @@ class RerunJob:
         self._held: set[str] = set()
         self._seen_running: set[str] = set()
         self._holding: set[asyncio.Task[None]] = set()
+        self._trouble: str | None = None
         self._all_ended = asyncio.Event()
         self._work: asyncio.Task[None] | None = None
         self._has_begun = False
@@ -125,6 +130,7 @@ class RerunJob:
         self._began_at = 0.0
         self._published_at = float("-inf")
         self._report: RerunReport | None = None
+        self.resumed: bool = False
 
     async def __aenter__(self) -> Self:
         self._began_at = self._clock.now()
@@ -214,15 +220,15 @@ class RerunJob:
             in_flight=self._sender.running,
             rate=rate,
             eta=left / rate if rate else None,
-            paused=self._sender.paused_by,
+            paused=self._sender.paused_by or self._trouble,
             elapsed=now - self._began_at,
         )
 
     async def _run(self) -> None:
         try:
             news: list[JournalItem] = []
-            is_planned = await self._journal.is_planned()
-            if not is_planned:
+            self.resumed = await self._journal.is_planned()
+            if not self.resumed:
                 await plan(self._journal, self._upstream, self._source, self._sender.pause)
                 news = [item async for item in self._journal.items(ItemState.REFUSED)]
             settings = self._settings
@@ -235,7 +241,7 @@ class RerunJob:
                 clock=self._clock,
                 pause=self._sender.pause,
             )
-            if is_planned:
+            if self.resumed:
                 await renew(self._journal, self._upstream, self._sender.pause)
             self._has_begun = True
             self._counts = Counter(await self._journal.counts())
@@ -330,6 +336,7 @@ class RerunJob:
 
     async def _follow(self, watch: Watch[WorkflowSummaryResponse]) -> None:
         while changes := await watch.next_changes():
+            self._note_trouble(changes)
             ours = [change for change in changes if change.workflow_id in self._followed]
             ended = {change.workflow_id: change for change in ours if change.is_final}
             self._seen_running |= {change.workflow_id for change in ours} & self._held
@@ -342,6 +349,11 @@ class RerunJob:
                 await self._tell_ends(ended)
             for workflow_id in ended:
                 self._stop_following(workflow_id)
+
+    def _note_trouble(self, changes: Iterable[StatusChange[WorkflowSummaryResponse]]) -> None:
+        for change in changes:
+            if not change.workflow_id:
+                self._trouble = None if change.error is None else str(change.error)
 
     async def _tell_ends(self, ended: Mapping[str, StatusChange[WorkflowSummaryResponse]]) -> None:
         found = await self._journal.find([one for one in ended if one not in self._held])

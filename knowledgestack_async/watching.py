@@ -299,7 +299,7 @@ class Watch(Generic[StateT]):
             self.last_state = seen.state
             self._observe_state(id_, seen.state, known)
         elif seen.is_missing:
-            self._observe_absence(seen, known)
+            self._observe_absence(id_, seen, known)
         else:
             self._last_error = seen.error
             if id_ not in self._in_trouble:
@@ -330,15 +330,13 @@ class Watch(Generic[StateT]):
                 state=state,
             )
 
-    def _observe_absence(self, seen: Observation[StateT], known: _Known | None) -> None:
+    def _observe_absence(self, id_: str, seen: Observation[StateT], known: _Known | None) -> None:
         if known is not None and known.status is None and known.is_over:
             return
         previous = None if known is None else known.status
-        self._remember(seen.id, _Known(None, None, self._clock.now(), is_over=True), known)
+        self._remember(id_, _Known(None, None, self._clock.now(), is_over=True), known)
         was_over = known is not None and known.is_over
-        self._tell(
-            ChangeKind.MISSING, seen.id, previous=previous, final=not was_over, error=seen.error
-        )
+        self._tell(ChangeKind.MISSING, id_, previous=previous, final=not was_over, error=seen.error)
 
     def _remember(self, id_: str, now: _Known, before: _Known | None) -> None:
         for known, step in ((before, -1), (now, 1)):

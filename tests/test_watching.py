@@ -504,12 +504,14 @@ async def test_what_was_over_and_vanishes_is_told_in_a_watch_of_everything(diale
         gone = set(ids[5:225:20])
         async with ks.watch_ingestions(session, interval=1) as watch:
             seen = [await anext(watch) for _ in ids]
+            watch._subscription.wanted.add(ids[0])  # as if a sweep had missed it
             for one in gone:
                 box.store.remove_ingestion(one)
             missing = [await anext(watch) for _ in gone]
             await asyncio.sleep(0.05)
             assert watch.summary.counts == {"completed": 230 - len(gone), "missing": len(gone)}
             assert len(watch._pending) == 0
+            assert watch._subscription.wanted == set()
     assert all(change.is_final for change in seen)
     assert {change.workflow_id for change in missing} == gone
     assert {change.kind for change in missing} == {"missing"}

@@ -421,7 +421,10 @@ def test_each_status_is_its_error_in_the_current_generations_form(status, kind):
     ("status", "hint"),
     [
         (400, "The server says above what is wrong with the request."),
-        (401, "Check KS_API_KEY, and that the key is for this base URL."),
+        (
+            401,
+            "Check the key or token that was given, else KS_API_KEY, and that it is for this base URL.",
+        ),
         (403, "This key may not do that; ask for the right, or use another key."),
         (404, "Check the id, and that the key may see it."),
         (409, "Read its state first: what it is in doesn't allow this."),

@@ -121,7 +121,8 @@ def rerun_ingestions(
     Args:
         session: An open session.
         source: Ids, summaries, or an iterator of either, asynchronous ones too; duplicates count
-            once. When a planned job is resumed, it is not read.
+            once. When a planned job is resumed, it is not read (``job.resumed`` tells): a new job
+            takes a new journal.
         journal: The job's file; made if it isn't there. One process uses it at a time.
         wait: Whether to follow each to the end of the run that this job started.
         concurrency: How many reruns are on their way at a time.
