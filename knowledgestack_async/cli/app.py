@@ -77,7 +77,7 @@ class Root(Group):
             return result
 
 
-app = Root(
+app: Root = Root(
     "ks-async",
     help=_HELP,
     epilog=_EPILOG,

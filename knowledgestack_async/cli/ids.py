@@ -14,7 +14,7 @@ import click
 
 from .._wire import check_id
 from .connection import server_of
-from .options import Options
+from .options import Decorator, Options
 from .text import clean, cut
 
 __all__ = [
@@ -30,8 +30,8 @@ __all__ = [
 
 _NO_ID = re.compile(r"[\s{}\[\]]")
 
-ids_argument = click.argument("ids", metavar="ID... | -", nargs=-1, required=True)
-yes_option = click.option("--yes", "-y", is_flag=True, help="Don't ask.")
+ids_argument: Decorator = click.argument("ids", metavar="ID... | -", nargs=-1, required=True)
+yes_option: Decorator = click.option("--yes", "-y", is_flag=True, help="Don't ask.")
 
 
 def read_ids(given: Sequence[str], what: str = "workflow_id") -> list[str]:

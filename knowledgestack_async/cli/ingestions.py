@@ -42,7 +42,7 @@ SUMMARY = Shape.of(
 DETAIL = Shape.of(ks.WorkflowDetailResponse, *SUMMARY.columns)
 DONE = Shape.of(ks.WorkflowSummaryResponse, ID, STATUS, REASON)
 
-ingestions = Group(
+ingestions: Group = Group(
     "ingestions",
     help="How document versions are processed into the knowledge base.",
     lazy={

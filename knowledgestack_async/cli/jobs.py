@@ -25,7 +25,7 @@ from .jobfiles import (
     names_of_jobs,
     read_report,
 )
-from .options import Options, pass_options, printing, printing_events
+from .options import Decorator, Options, pass_options, printing, printing_events
 from .outage import make_contact
 from .output import Shape, printer_for
 from .pace import How, job_options, pace_options, resend_option
@@ -69,7 +69,7 @@ LISTED = Shape(
 )
 SHOWN = attrs.evolve(LISTED, fields=(*_FIELDS, "outcomes", "causes", "unknown"))
 
-jobs = Group(
+jobs: Group = Group(
     "jobs",
     help="Bulk reruns, by their journals.",
     lazy={
@@ -86,7 +86,7 @@ jobs = Group(
     """,
 )
 
-job_argument = click.argument("job", metavar="JOB", shell_complete=names_of_jobs)
+job_argument: Decorator = click.argument("job", metavar="JOB", shell_complete=names_of_jobs)
 
 
 def _told(job: JobFile) -> dict[str, Any]:

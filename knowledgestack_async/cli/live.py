@@ -25,7 +25,7 @@ _ORDER = ("completed", "processing", "pending", "failed")
 class LiveTeller(Teller):
     """Steps, a bar, and the counts by status."""
 
-    interval = 0.1
+    interval: float = 0.1
 
     def __init__(self, screen: Screen, story: Story) -> None:
         super().__init__(screen, story)

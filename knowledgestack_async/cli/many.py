@@ -65,7 +65,7 @@ class Fan(Generic[T]):
         self._arrived: asyncio.Queue[tuple[int, Outcome[T] | None]] = asyncio.Queue()
         self._workers: list[asyncio.Task[None]] = []
         self.in_flight: set[str] = set()
-        self.not_begun = len(ids)
+        self.not_begun: int = len(ids)
 
     async def __aenter__(self) -> Self:
         self._workers = [asyncio.create_task(self._serve()) for _ in range(self._workers_wanted)]

@@ -102,7 +102,7 @@ class Observed:
         self._watch = watch
         self.is_everything = is_everything
         self.recent: deque[Event] = deque(maxlen=self.RECENT)
-        self.has_failed = False
+        self.has_failed: bool = False
         self.missing: dict[str, None] = {}
         self.trouble: str | None = None
         self._failed: dict[str, str] = {}

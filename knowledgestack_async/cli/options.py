@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
 import attrs
 import click
@@ -13,7 +13,9 @@ import click
 from .screen import Screen
 
 __all__ = [
+    "Decorator",
     "Options",
+    "OptionsPasser",
     "connection_options",
     "output_options",
     "pass_options",
@@ -22,6 +24,9 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+CommandT = TypeVar("CommandT", bound=Callable[..., Any] | click.Command)
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Output = Literal["table", "json", "ndjson", "ids"]
 
@@ -55,7 +60,23 @@ class Options:
         return Screen(allow_color=not self.no_color)
 
 
-pass_options = click.make_pass_decorator(Options)
+class Decorator(Protocol):
+    """Gives a command an option or argument."""
+
+    def __call__(self, command: CommandT, /) -> CommandT:
+        """Give it."""
+        ...
+
+
+class OptionsPasser(Protocol):
+    """Gives a command's function the options as its first argument."""
+
+    def __call__(self, function: Callable[Concatenate[Options, P], T], /) -> Callable[P, T]:
+        """Give them."""
+        ...
+
+
+pass_options: OptionsPasser = click.make_pass_decorator(Options)
 
 
 def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:

@@ -8,6 +8,8 @@ from typing import Any, Self, TypeVar
 import attrs
 import click
 
+from .options import Decorator
+
 __all__ = ["How", "job_options", "pace_options", "resend_option"]
 
 CONCURRENCY = 50
@@ -91,7 +93,7 @@ _PACE = (
     ),
 )
 
-resend_option = click.option(
+resend_option: Decorator = click.option(
     "--resend-unknown",
     is_flag=True,
     help="Send those again of which nobody can tell whether they ran; they may run twice.",

@@ -17,7 +17,7 @@ from .exits import Exit
 from .folders import job_name, journal_for
 from .ids import ask, check_can_ask, yes_option
 from .jobfiles import JobFile, look_into
-from .options import Options, pass_options, printing_events
+from .options import Decorator, Options, pass_options, printing_events
 from .outage import make_contact
 from .pace import How, job_options, pace_options, resend_option
 from .running import run_job
@@ -25,7 +25,7 @@ from .targets import Target, Wanted, is_journal, targeting
 
 __all__ = ["journal_option", "rerun", "things"]
 
-journal_option = click.option(
+journal_option: Decorator = click.option(
     "--journal",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="PATH",

@@ -40,7 +40,7 @@ REPORTED = Shape(
     id_field="id",
 )
 
-runs = Group(
+runs: Group = Group(
     "runs",
     help="Single executions of workflow definitions.",
     lazy={

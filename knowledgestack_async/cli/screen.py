@@ -38,13 +38,13 @@ class Screen:
 
     def __init__(self, *, allow_color: bool = True) -> None:
         plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
-        self.is_terminal = sys.stdout.isatty()
-        self.has_color = self.is_terminal and allow_color and not plain
+        self.is_terminal: bool = sys.stdout.isatty()
+        self.has_color: bool = self.is_terminal and allow_color and not plain
         self._err_is_terminal = sys.stderr.isatty()
-        self.err_has_color = self._err_is_terminal and allow_color and not plain
+        self.err_has_color: bool = self._err_is_terminal and allow_color and not plain
         is_dumb = os.environ.get("TERM") == "dumb"
-        self.can_draw = self.is_terminal and not is_dumb
-        self.can_draw_on_err = self._err_is_terminal and not is_dumb
+        self.can_draw: bool = self.is_terminal and not is_dumb
+        self.can_draw_on_err: bool = self._err_is_terminal and not is_dumb
         self.is_drawn_on = False
         self._status_is_shown = False
         self.activity: Callable[[], str] = lambda: "waiting"

@@ -55,7 +55,7 @@ class Story:
         self.steps: list[Step] = []
         self.failed: dict[str, ks.WorkflowSummaryResponse] = {}
         self.now: dict[str, ks.IngestionStatus] = {}
-        self.refused = 0
+        self.refused: int = 0
         self._began = time.monotonic()
 
     @property
@@ -112,7 +112,7 @@ class Teller(ABC):
         story: What is told.
     """
 
-    interval = 1.0
+    interval: float = 1.0
 
     def __init__(self, screen: Screen, story: Story) -> None:
         self.screen = screen
@@ -143,7 +143,7 @@ class Teller(ABC):
 class PlainTeller(Teller):
     """Line by line, for a pipe."""
 
-    interval = 0.5
+    interval: float = 0.5
     _told = 0
 
     def tell(self) -> None:

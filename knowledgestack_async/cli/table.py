@@ -105,7 +105,7 @@ class Layout:
             for place, column in enumerate(columns)
         ]
         shown = [place for place, wanted in enumerate(natural) if wanted or keep_empty]
-        self.widths = _fit(columns, natural, shown, width)
+        self.widths: dict[int, int] = _fit(columns, natural, shown, width)
 
     def header(self) -> str:
         """The titles."""

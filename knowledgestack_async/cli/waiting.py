@@ -13,7 +13,7 @@ import knowledgestack_async as ks
 from .connection import run_with_session
 from .exits import Exit, Tally, exit_for, explain
 from .many import Fan, for_each
-from .options import Options
+from .options import Decorator, Options
 from .outage import Outage, is_outage, make_contact
 from .output import Printer
 from .text import count_words
@@ -24,7 +24,7 @@ WAITS_AT_ONCE = 500
 GOOD = "completed"
 OPEN = ("pending", "processing")
 
-deadline_option = click.option(
+deadline_option: Decorator = click.option(
     "--deadline",
     metavar="SECONDS",
     type=click.FloatRange(min=0, min_open=True),

@@ -31,7 +31,7 @@ CANCELLED = Shape.of(
     Column(title="MESSAGE", fields=("message",), least=20, rank=1, typical=40),
 )
 
-workflows = Group(
+workflows: Group = Group(
     "workflows",
     help="Executions of any workflow.",
     lazy={"status": "workflows:status", "cancel": "workflows:cancel"},
