@@ -163,3 +163,11 @@ async def test_a_time_at_the_end_of_time_is_no_fence(session):
 async def test_a_bulk_rerun_says_what_is_wrong(session, tmp_path, options, problem):
     with pytest.raises(ks.ConfigurationError, match=problem):
         ks.rerun_ingestions(session, ["x"], **({"journal": str(tmp_path / "j")} | options))
+
+
+@pytest.mark.parametrize("hide", [5, None, [b"x"]])
+async def test_what_is_to_be_hidden_is_texts(sandbox, session, hide):
+    with pytest.raises(ks.ConfigurationError, match="hide must hold nothing but texts"):
+        async with ks.report_outcome(session, "3f2504e0-4f89-11d3-9a0c-0305e82c3301", hide=hide):
+            pass
+    assert sandbox.requests == []

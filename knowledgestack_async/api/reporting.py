@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 from urllib.parse import quote
 from uuid import UUID
 
@@ -241,9 +241,11 @@ def _outcome(
     return Outcome(checked, reporter, cancel_deadline)
 
 
-def _seal_all(words: Iterable[object]) -> frozenset[Secret] | None:
+def _seal_all(words: object) -> frozenset[Secret] | None:
     """Texts as secrets; None if they aren't texts, for an error in here would show them."""
-    found = [words] if isinstance(words, str) else list(words)
+    if not isinstance(words, Iterable):
+        return None
+    found = [words] if isinstance(words, str) else [*cast("Iterable[object]", words)]
     texts = [word for word in found if isinstance(word, str)]
     return frozenset(map(Secret, texts)) if len(texts) == len(found) else None
 
