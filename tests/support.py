@@ -17,12 +17,15 @@ from knowledgestack_async.sandbox.records import Filters
 
 KEY = "sk-user-canary-7f3a9"
 
-# A wheel has the pytest plugin only where pytest loads it from, beside the package.
-PLUGIN = next(
-    name
-    for name in ("knowledgestack_async.pytest_plugin", "_knowledgestack_async_pytest")
-    if importlib.util.find_spec(name)
-)
+
+def first_found(*names: str) -> str:
+    """The first of several modules that there is."""
+    return next(name for name in names if importlib.util.find_spec(name))
+
+
+# A wheel has these only where others load them from, beside the package.
+PLUGIN = first_found("knowledgestack_async.pytest_plugin", "_knowledgestack_async_pytest")
+SCRIPT = first_found("knowledgestack_async.cli.script", "_knowledgestack_async_script")
 
 
 def run_module(name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,7 +187,7 @@ async def test_what_may_be_running_counts_against_the_cap(path, dialect):
                 report = await job.finish()
     assert report.counts["unknown"] > 0
     assert sum(report.counts.values()) == 40
-    assert 1 < most <= 4
+    assert 1 <= most <= 4  # without the cap on what is unknown it is twice as many
     assert max(effects_by_id(box).values()) == 1
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -14,8 +15,11 @@ import pytest
 from test_cli_support import environment, served
 
 from knowledgestack_async import cli as package
-from knowledgestack_async.cli import app, script
+from knowledgestack_async.cli import app
 from knowledgestack_async.cli.streams import standard_streams
+from support import SCRIPT
+
+script = import_module(SCRIPT)
 
 START = "import sys; from _knowledgestack_async_script import main; sys.exit(main())"
 
