@@ -135,6 +135,22 @@ def test_jobs_on_a_terminal(env, journal):
     assert kept.out.endswith("Nothing was done.\n")
 
 
+def test_deleting_a_job_in_a_pipe_and_on_a_terminal(env, journal):
+    unasked = in_pipe(["jobs", "delete", str(journal)], env)
+    assert (unasked.code, unasked.out) == (2, "")
+    assert "--yes" in unasked.err
+    asked = Terminal(["jobs", "delete", str(journal)], env)
+    asked.read_until("[y/N]")
+    asked.type("n\n")
+    kept = asked.end()
+    assert (kept.code, journal.exists()) == (1, True)
+    gone = in_pipe(["jobs", "delete", str(journal), "--yes"], env)
+    assert (gone.code, journal.exists()) == (0, False)
+    again = on_terminal(["jobs", "delete", str(journal), "--yes"], env)
+    assert again.code == 2
+    assert "Error: " in again.out
+
+
 def test_a_dry_run_in_a_pipe_and_on_a_terminal(server, env):
     args = ["ingestions", "rerun", "--status", "failed", "--dry-run"]
     failed = len(server.store.ids("failed"))
