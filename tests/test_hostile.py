@@ -173,18 +173,19 @@ def test_a_short_key_cuts_no_word_of_ours_up():
 async def test_a_server_whose_routes_come_and_go_is_not_asked_for_ever(sandbox):
     asked = Counter()
 
-    here = "workflows"
+    missed = b""
 
     async def flip(_reader, writer, head):
-        nonlocal here
+        nonlocal missed
         method, path = head.split(b" ")[:2]
+        prefix = path.split(b"/")[2]
         asked[method] += 1
-        if b"document_versions?" in path and here.encode() in path:
-            # Whoever has found it here finds it there next time.
-            here = "system-jobs" if here == "workflows" else "workflows"
+        if b"document_versions?" in path and prefix != missed:
+            # The list is always where the last call was not.
             place = {"limit": 1, "offset": 0} if b"limit" in path else {"page": 1, "page_size": 1}
             writer.write(http(json.dumps({"items": [], "total": 0} | place).encode()))
         else:
+            missed = missed if b"document_versions?" in path else prefix
             writer.write(http(b'{"detail": "Not Found"}', status="404 Not Found"))
 
     async with raw_server(flip) as server, session_to(server.base_url, dialect="auto") as session:
