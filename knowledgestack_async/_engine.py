@@ -16,6 +16,7 @@ from ._dialects import Dialect, Route, Target
 from ._governor import Governor, Slot
 from ._negotiation import Negotiation
 from ._problems import Problem, call_facts, hide_in_text, make_error, without_secrets
+from ._pulse import Pulse
 from ._retry import Chance, Fault, RetryBudget, decide, fault_of
 from ._settings import CallOptions, GivenKeys, KeySource
 from ._transport import Failure, Transport
@@ -57,6 +58,7 @@ class _Progress(msgspec.Struct):
     retries: int = 0
     moves: int = 0
     doubted: bool = False
+    was_hung_up: bool = False
     secrets: tuple[object, ...] = ()
 
     def done(self, value: T, answer: Answer) -> Done[T]:
@@ -85,6 +87,7 @@ class Engine:
         self._clock = clock
         self._chance = chance
         self._wall_clock = wall_clock
+        self._pulse = Pulse()
         self.budget = RetryBudget()
         self.given_keys = GivenKeys()
         self.requests = 0
@@ -112,7 +115,7 @@ class Engine:
                 target = call.target(dialect)
                 outcome = await self._try_once(call, options, dialect, target, progress, slot)
             finally:
-                self._governor.release()
+                self._governor.release(slot)
             if not isinstance(outcome, Problem):
                 self.budget.give_back(progress.retries)
                 return outcome
@@ -128,8 +131,25 @@ class Engine:
                 ):
                     progress.moves += 1
                     continue
-            await self._wait_or_raise(call, options, target, progress, problem)
+            if problem.hung_up:  # pragma: no cover - Python 3.11 doesn't trace what is resumed so
+                progress.was_hung_up = True
+            else:
+                await self._wait_or_raise(call, options, target, progress, problem)
             progress.doubted |= problem.fault in {Fault.UNCERTAIN, Fault.ODD}
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether requests are in flight, and an answer to any of them is overdue."""
+        return self._governor.in_flight > 0 and self._pulse.is_silent(self._clock.now())
+
+    def presume_lost(self, before: float) -> None:
+        """What has been in flight since before then will hardly be answered: the server had gone silent.
+
+        What may be sent again is, at once, each call once. The rest waits on for its answer, but
+        doesn't count any more towards what may be in flight.
+        """
+        self._transport.hang_up(before)
+        self._governor.write_off(before)
 
     def _take_slot(self, progress: _Progress) -> Slot | None:
         """A slot that is free; waiting for one takes time, even where there is one."""
@@ -182,6 +202,8 @@ class Engine:
         progress.tries += 1
         self.requests += 1
         began = self._clock.now()
+        if self._governor.in_flight == 1:
+            self._pulse.asked(began)
         result = await self._transport.send(
             call.method,
             target,
@@ -191,6 +213,7 @@ class Engine:
             timeout=min(options.timeout, max(0.0, progress.deadline_at - began)),
             own_connection=call.own_connection,
             once=not call.idempotent,
+            patient=progress.was_hung_up,
         )
         if logger.isEnabledFor(logging.DEBUG):
             self._log_try(call, target, progress, result, self._clock.now() - began)
@@ -200,6 +223,8 @@ class Engine:
             result = (
                 result.answer
             )  # pragma: no cover - a refusal that is cut; Python 3.11 doesn't trace it
+        now = self._clock.now()
+        self._pulse.heard(now, now - began)
         return self._read_answer(call, dialect, result, slot, progress)
 
     async def _ask_for_key(
@@ -231,7 +256,8 @@ class Engine:
             return progress.done(call.accepted(failure.answer), failure.answer)
         if failure.untrusted:
             return Problem(Fault.UNTRUSTED, failure.reason)
-        return Problem(Fault.UNCERTAIN if failure.sent else Fault.NOT_SENT, failure.reason)
+        fault = Fault.UNCERTAIN if failure.sent else Fault.NOT_SENT
+        return Problem(fault, failure.reason, hung_up=failure.hung_up)
 
     def _read_answer(
         self,

@@ -18,14 +18,23 @@ from .errors import ConfigurationError, SessionError
 __all__ = ["Governor", "Slot"]
 
 
-class Slot(msgspec.Struct, frozen=True):
-    """The right to have one request in flight. ``epoch`` tells which cut of the limit it came after."""
+class Slot(msgspec.Struct, frozen=True, eq=False):
+    """The right to have one request in flight.
+
+    Attributes:
+        epoch: Which cut of the limit it came after.
+        since: When it was handed out.
+    """
 
     epoch: int
+    since: float
 
 
 class Governor:
     """Hands out slots: first come, first served within a priority, and no priority starves.
+
+    Whoever asks whether the server is there needs no place within the limit: what is in flight may
+    hang.
 
     The limit starts modest, grows by one for each answer that comes while it is used up, and falls
     by a factor when the server pushes back; from then on it grows by about one a round trip. Requests
@@ -58,6 +67,7 @@ class Governor:
         self._clock = clock
         self._chance = chance
         # A pool that is smaller would make requests wait where their time-out already runs.
+        self._pool_size = pool_size
         self._ceiling = ceiling = min(ceiling, pool_size or ceiling)
         self._gap = 0.0 if rate is None else 1 / rate
         self._limit = float(min(self.START, ceiling))
@@ -67,16 +77,22 @@ class Governor:
         self._gate = 0.0
         self._ramp = 0
         self._cool_until = 0.0
-        self._queues: tuple[deque[asyncio.Future[None]], ...] = tuple(deque() for _ in Priority)
+        self._queues: tuple[deque[asyncio.Future[Slot]], ...] = tuple(deque() for _ in Priority)
         self._waker: asyncio.Task[None] | None = None
         self._closed = False
-        self.in_flight = 0
+        self._held: set[Slot] = set()
+        self._lost: set[Slot] = set()
         self.cool_downs = 0
 
     @property
     def limit(self) -> int:
         """How many requests may be in flight now."""
         return int(self._limit)
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are in flight now."""
+        return len(self._held) + len(self._lost)
 
     @property
     def waiting(self) -> int:
@@ -89,10 +105,9 @@ class Governor:
 
     def take_free(self, now: float) -> Slot | None:
         """A slot, if there is one and nobody waits; else ``acquire`` has to be awaited."""
-        if self._closed or not self._is_open(now) or any(self._queues):
+        if self._closed or now < self._gate or not self._has_room() or any(self._queues):
             return None
-        self._grant(now)
-        return Slot(self._epoch)
+        return self._grant(now)
 
     async def acquire(self, priority: Priority, time_left: float) -> Slot:
         """Wait for a slot.
@@ -110,27 +125,33 @@ class Governor:
         slot = self.take_free(self._clock.now())
         if slot is not None:
             return slot
-        waiter = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
         self._queues[priority].append(waiter)
         self._pump()
         try:
             async with self._clock.timeout(None if time_left == inf else time_left):
-                await waiter
+                return await waiter
         except BaseException:
             # Whoever goes away at the moment of getting a slot gives it back.
             if waiter.done() and not waiter.cancelled() and not waiter.exception():
-                self.release()
+                self.release(waiter.result())
             raise
-        return Slot(self._epoch)
 
-    def release(self) -> None:
+    def release(self, slot: Slot) -> None:
         """Give a slot back."""
-        self.in_flight -= 1
+        self._held.discard(slot)
+        self._lost.discard(slot)
+        self._pump()
+
+    def write_off(self, before: float) -> None:
+        """What has been in flight since before then is taken for lost, and leaves its place to others."""
+        self._lost |= {slot for slot in self._held if slot.since < before}
+        self._held -= self._lost
         self._pump()
 
     def answered(self) -> None:
         """The server answered in good order: the limit may grow, if it is what held us back."""
-        if self.in_flight >= int(self._limit) or any(self._queues):
+        if len(self._held) >= int(self._limit) or any(self._queues):
             grown = 1 / self._limit if self._pushed_back else 1.0
             self._limit = min(float(self._ceiling), self._limit + grown)
 
@@ -162,11 +183,16 @@ class Governor:
                     )
             queue.clear()
 
-    def _is_open(self, now: float) -> bool:
-        return self.in_flight < int(self._limit) and now >= self._gate
+    def _has_room(self) -> bool:
+        return len(self._held) < int(self._limit) and self._has_connection()
 
-    def _grant(self, now: float) -> None:
-        self.in_flight += 1
+    def _has_connection(self) -> bool:
+        # What is lost has its own still, and a pool that is the user's is no larger for it.
+        return not self._pool_size or self.in_flight < self._pool_size
+
+    def _grant(self, now: float) -> Slot:
+        slot = Slot(self._epoch, now)
+        self._held.add(slot)
         self._granted += 1
         gap = self._gap
         if self._ramp:
@@ -175,15 +201,15 @@ class Governor:
         if gap:
             # A tenth of a second may be caught up, for timers are not that fine.
             self._gate = max(self._gate, now - 0.1) + gap
+        return slot
 
     def _pump(self) -> None:
         now = self._clock.now()
-        while self._is_open(now):
+        while now >= self._gate:
             waiter = self._next_waiter()
             if waiter is None:
                 return
-            self._grant(now)
-            waiter.set_result(None)
+            waiter.set_result(self._grant(now))
         if now < self._gate and self._waker is None and any(self._queues) and not self._closed:
             # Born of whoever came first, but working for all: it inherits nobody's context.
             loop = asyncio.get_running_loop()
@@ -196,9 +222,11 @@ class Governor:
             self._waker = None
         self._pump()
 
-    def _next_waiter(self) -> asyncio.Future[None] | None:
+    def _next_waiter(self) -> asyncio.Future[Slot] | None:
         queues = self._queues
-        if self._granted % self.LOW_TURN == self.LOW_TURN - 1:
+        if not self._has_room():
+            queues = (queues[Priority.PROBE],) if self._has_connection() else ()
+        elif self._granted % self.LOW_TURN == self.LOW_TURN - 1:
             queues = queues[::-1]
         for queue in queues:
             while queue:

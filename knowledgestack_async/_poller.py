@@ -103,6 +103,7 @@ class Subscription(Generic[StateT]):
         self.interval = pace.first
         self.due_at = self.not_before = now
         self.was_hastened = False
+        self.is_urgent = False
         self.seen_until: datetime | None = None
 
     def schedule(self, now: float, pause: float, took: float, chance: Chance) -> None:
@@ -110,6 +111,8 @@ class Subscription(Generic[StateT]):
 
         Where things are added all the time, looking for them takes no more than a third of it.
         """
+        if self.is_urgent:
+            self.is_urgent, self.interval, took = False, self.pace.first, 0.0
         least = max(pause, 2 * took if self.was_hastened else 0.0)
         self.was_hastened = False
         wait = max(self.interval * (0.75 + 0.5 * chance.random()), self.pace.first, least)
@@ -183,6 +186,12 @@ class Poller(Generic[StateT]):
     def look_sooner(self, subscription: Subscription[StateT]) -> None:
         """Look for something that was added as soon as its pace allows."""
         subscription.hasten()
+        self._changed.set()
+
+    def look_now(self, subscription: Subscription[StateT]) -> None:
+        """Look at once, and often again, whatever its pace: what it saw last is old."""
+        subscription.is_urgent = True
+        subscription.due_at = subscription.not_before = self._clock.now()
         self._changed.set()
 
     def unsubscribe(self, subscription: Subscription[StateT]) -> None:

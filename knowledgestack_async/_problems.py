@@ -27,6 +27,8 @@ class Problem(msgspec.Struct, frozen=True):
     answer: Answer | None = None
     retry_after: float | None = None
     json_path: str | None = None
+    hung_up: bool = False
+    """Whether it was us who didn't wait any longer."""
 
 
 def without_secrets(secrets: Collection[object], answer: Answer) -> Answer:

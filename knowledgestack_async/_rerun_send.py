@@ -1,17 +1,19 @@
-"""Sending what is planned: claimed, marked, sent, written down; paused while the server is away."""
+"""Sending what is planned: claimed, marked, sent, written down."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
+from math import inf
 from typing import Any
 
 import msgspec
 
 from ._clock import Clock
 from ._journal import ItemState, Journal, JournalItem
-from ._retry import Chance
+from ._places import Places
+from ._rerun_breaker import Breaker
 from ._upstream import BulkAnswer, Upstream
 from .errors import (
     BadRequest,
@@ -44,8 +46,8 @@ class Sender:
     Args:
         journal: Where they are.
         upstream: What to call.
+        breaker: Whether it may go on.
         clock: Where time comes from.
-        chance: Where jitter comes from.
         concurrency: How many single reruns are on their way at a time.
         rate: The most reruns a second.
         most_running: The most workflows that may be running on the server's side.
@@ -54,16 +56,13 @@ class Sender:
     """
 
     BULK_AT_A_TIME = 2
-    LONGEST_PAUSE = 2.0
-    STRIKES = 8
-    """So many failures in a row, with no success between them, look like an outage."""
 
     def __init__(
         self,
         journal: Journal,
         upstream: Upstream,
+        breaker: Breaker,
         clock: Clock,
-        chance: Chance,
         *,
         concurrency: int,
         rate: float | None,
@@ -73,36 +72,26 @@ class Sender:
     ) -> None:
         self._journal = journal
         self._upstream = upstream
+        self._breaker = breaker
         self._clock = clock
-        self._chance = chance
         self._concurrency = concurrency
         self._rate = rate
         self._most_running = most_running
         self._follows = follows
         self._on_done = on_done
-        self._slots = asyncio.Semaphore(concurrency)
-        self._bulk_slots = asyncio.Semaphore(self.BULK_AT_A_TIME)
+        self._places = Places(concurrency, clock)
+        self._bulk_places = Places(self.BULK_AT_A_TIME, clock)
         self._changed = asyncio.Event()
-        self._stopped = asyncio.Event()
-        self._go = asyncio.Event()
-        self._go.set()
+        breaker.on_stop = self._changed.set
+        breaker.on_lost = self._write_off
         self._pace = asyncio.Lock()
         self._next_at = float("-inf")
         self._reserved = 0
         self._sending = 0
         self._left: int | None = None
-        self._strikes = 0
         self._singly: set[str] = set()
+        self._workers = 0
         self.running = 0
-        self.paused_by: str | None = None
-        self.stopped_by: str | None = None
-
-    def stop(self, why: str) -> None:
-        """Send nothing more."""
-        self.stopped_by = self.stopped_by or why
-        self._stopped.set()
-        self._go.set()
-        self._changed.set()
 
     def started(self) -> None:
         """A workflow that an earlier go of the job started is running."""
@@ -113,37 +102,63 @@ class Sender:
         self.running -= 1
         self._changed.set()
 
-    async def send(self, most: int | None = None) -> None:
+    async def send(self, most: int | None = None) -> int:
         """Send what is planned, or so many of it, until none is left or it is stopped.
 
         There are twice as many workers as may send at a time, so that writing down and sending don't
         wait for each other.
+
+        Returns:
+            How many were sent, if it is told how many to send at most.
         """
         self._left = most
-        async with asyncio.TaskGroup() as group:
-            for _ in range(2 * self._concurrency):
-                group.create_task(self._work())
+        async with asyncio.TaskGroup() as self._group:
+            self._add_workers(2 * self._concurrency)
+        return (most or 0) - (self._left or 0)
+
+    def _add_workers(self, count: int) -> None:
+        self._workers += count
+        for _ in range(count):
+            self._group.create_task(self._work())
+
+    def _write_off(self, before: float) -> None:
+        """What is on its way since before then will hardly be answered: others go in its place."""
+        self._add_workers(self._places.write_off(before) + self._bulk_places.write_off(before))
+
+    @property
+    def _has_surplus(self) -> bool:
+        """Whether there are more workers than needed, now that some have come back after all."""
+        lost = self._places.lost + self._bulk_places.lost
+        return self._workers > 2 * self._concurrency + lost
 
     async def _work(self) -> None:
-        while self.stopped_by is None:
-            await self._go.wait()
-            bulk = self._upstream.bulk_limit
-            async with self._bulk_slots if bulk else nullcontext():
-                room = self._room(bulk or 1)
-                found = await self._claim_and_send(room) if room else 0
-            if found:
-                continue
-            # Nothing is planned any more, and nobody has anything in hand that could be again.
-            if self._sending == 0 and (room > 0 or self._left == 0):
-                self._changed.set()
-                return
-            if self.stopped_by is None:
-                self._changed.clear()
-                await self._changed.wait()
+        try:
+            while await self._breaker.may_go() and not self._has_surplus:
+                if not await self._take_turn():
+                    return
+        finally:
+            self._workers -= 1
+
+    async def _take_turn(self) -> bool:
+        """Send something, or wait for a change; False where there won't be anything to send any more."""
+        bulk = self._upstream.bulk_limit
+        async with self._bulk_places.take() if bulk else nullcontext():
+            room = self._room(bulk or 1)
+            found = await self._claim_and_send(room) if room else 0
+        if found:
+            return True
+        # Nothing is planned any more, and nobody has anything in hand that could be again.
+        if self._sending == 0 and (room > 0 or self._left == 0):
+            self._changed.set()
+            return False
+        if self._breaker.stopped_by is None:
+            self._changed.clear()
+            await self._changed.wait()
+        return True
 
     def _room(self, most: int) -> int:
         """How many items may be claimed now."""
-        if self.stopped_by is not None:
+        if self._breaker.stopped_by is not None:
             return 0
         if self._left is not None:
             most = min(most, self._left)
@@ -184,7 +199,7 @@ class Sender:
             wait = self._next_at - self._clock.now()
             if wait > 0:
                 await self._wait_or_stop(wait)
-            if self.stopped_by is not None:
+            if self._breaker.stopped_by is not None:
                 return []
             items = await self._journal.claim(most)
             self._next_at = max(self._next_at, self._clock.now()) + len(items) / self._rate
@@ -193,7 +208,7 @@ class Sender:
     async def _wait_or_stop(self, seconds: float) -> None:
         waits = [
             asyncio.ensure_future(self._clock.sleep(seconds)),
-            asyncio.ensure_future(self._stopped.wait()),
+            asyncio.ensure_future(self._breaker.wait_until_stopped()),
         ]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -230,16 +245,18 @@ class Sender:
         )
 
     async def _send_one(self, item: JournalItem) -> None:
-        async with self._slots:
-            if self.stopped_by is not None:
-                back = {"state": ItemState.PLANNED, "tries": item.tries - 1}
-                await self._settle([msgspec.structs.replace(item, **back)])
-                return
-            try:
+        since = inf
+        try:
+            async with self._places.take() as place:
+                if not await self._breaker.may_go():
+                    back = {"state": ItemState.PLANNED, "tries": item.tries - 1}
+                    await self._settle([msgspec.structs.replace(item, **back)])
+                    return
+                since = place.since = self._clock.now()
                 accepted = await self._upstream.rerun(item.workflow_id)
-            except KnowledgeStackError as error:
-                await self._conclude([item], error)
-                return
+        except KnowledgeStackError as error:
+            await self._conclude([item], error, since)
+            return
         tries = item.tries - 1 + accepted.tries
         request_id = accepted.request_id
         await self._settle(
@@ -250,6 +267,7 @@ class Sender:
         versions: dict[str, list[JournalItem]] = {}
         for item in items:
             versions.setdefault(_version(item), []).append(item)
+        since = self._clock.now()
         try:
             answer = await self._upstream.rerun_many(list(versions))
         except (BadRequest, UnprocessableEntity, NotFound):
@@ -257,7 +275,7 @@ class Sender:
             self._singly |= {item.workflow_id for item in items}
             await self._send_each(items)
         except KnowledgeStackError as error:
-            await self._conclude(items, error)
+            await self._conclude(items, error, since)
         else:
             settled = [
                 _in_bulk(item, version, answer)
@@ -266,8 +284,10 @@ class Sender:
             ]
             await self._settle(settled)
 
-    async def _conclude(self, items: Sequence[JournalItem], error: KnowledgeStackError) -> None:
-        """Write down what an error means for the items that it came for."""
+    async def _conclude(
+        self, items: Sequence[JournalItem], error: KnowledgeStackError, since: float
+    ) -> None:
+        """Write down what an error means for the items that it came for, which were sent then."""
         state = _state_after(error)
         tries, code, reason = 1, None, str(error)
         if isinstance(error, RequestError):
@@ -285,23 +305,22 @@ class Sender:
             for item in items
         ]
         if isinstance(error, QuotaExceeded):
-            self.stop("a quota is used up")
+            self._breaker.stop("a quota is used up")
         elif isinstance(error, Unauthorized | SessionError):
-            self.stop(str(error))
+            self._breaker.stop(str(error))
         await self._settle(concluded)
-        if state in {ItemState.PLANNED, ItemState.UNKNOWN} and self.stopped_by is None:
-            self._strikes += 1
+        if state in {ItemState.PLANNED, ItemState.UNKNOWN}:
             is_away = isinstance(error, ConnectionFailed | CredentialError)
             is_away = is_away or self._upstream.is_exhausted
-            if is_away or self._strikes >= self.STRIKES:
-                await self.pause(reason)
+            count = len(items)
+            await self._breaker.failed(reason, count=count, since=since, is_away=is_away)
 
     async def _settle(self, items: Sequence[JournalItem]) -> None:
         """Write down where items are now, and tell of those that have their outcome."""
         await self._journal.update(items)
         for item in items:
             if item.state is ItemState.ACCEPTED:
-                self._strikes = 0
+                self._breaker.succeeded()
             if item.state is ItemState.PLANNED:
                 self._count(-1)
             elif not self._may_be_running(item):
@@ -315,40 +334,6 @@ class Sender:
         if item.state is ItemState.UNKNOWN:
             return self._most_running is not None
         return item.state is ItemState.ACCEPTED and self._follows
-
-    async def pause(self, why: str) -> bool:
-        """Hold everybody back until the server answers again; one asks, the others wait.
-
-        Returns:
-            Whether to go on: False if it is stopped.
-        """
-        if self.paused_by is not None:
-            await self._go.wait()
-            return self.stopped_by is None
-        self.paused_by = why
-        self._go.clear()
-        wait = 0.25 * 2 ** min(self._strikes, 3)
-        try:
-            while self.stopped_by is None:  # pragma: no branch - a stop is seen after the sleep
-                await self._clock.sleep(
-                    min(wait, self.LONGEST_PAUSE) * (0.75 + self._chance.random() / 2)
-                )
-                wait *= 2
-                if await self._is_back():
-                    break
-        finally:
-            self.paused_by = None
-            self._go.set()
-        return self.stopped_by is None
-
-    async def _is_back(self) -> bool:
-        try:
-            await self._upstream.count()
-        except (Unauthorized, QuotaExceeded, SessionError) as error:
-            self.stop(str(error))
-        except KnowledgeStackError:
-            return False
-        return True
 
 
 _ACCEPTED: Mapping[str, Any] = {"state": ItemState.ACCEPTED, "code": None, "error": None}

@@ -7,6 +7,7 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
+from math import inf
 from ssl import SSLContext
 from typing import Any
 from urllib.parse import urlsplit
@@ -81,6 +82,8 @@ class Failure(msgspec.Struct, frozen=True):
     reason: str
     sent: bool
     untrusted: bool = False
+    hung_up: bool = False
+    """Whether it was us who didn't wait any longer."""
     answer: Answer | None = None
     """The status and headers, where only the body is missing."""
 
@@ -88,11 +91,14 @@ class Failure(msgspec.Struct, frozen=True):
 class _Progress:
     """How far one try got: from the moment it has its connection on, the server may see it."""
 
-    __slots__ = ("connection", "is_reused", "sent")
+    __slots__ = ("began", "connection", "is_reused", "once", "sent", "waiting")
 
-    def __init__(self, *, sent: bool) -> None:
+    def __init__(self, began: float, *, sent: bool, once: bool) -> None:
+        self.began = began
+        self.once = once
         self.sent = sent
         self.is_reused = sent
+        self.waiting = asyncio.timeout(None)
         self.connection: asyncio.BaseTransport | None = None
 
     def connected(self, connection: asyncio.BaseTransport | None, *, is_reused: bool) -> None:
@@ -172,6 +178,7 @@ class Transport:
         self._clock = clock
         self._pooled: aiohttp.ClientSession | None = None
         self._single: aiohttp.ClientSession | None = None
+        self._impatient: set[_Progress] = set()
         self.bytes_in = 0
 
     def open(self) -> None:
@@ -217,25 +224,40 @@ class Transport:
         timeout: float,
         own_connection: bool,
         once: bool,
+        patient: bool,
     ) -> Answer | Failure:
-        """One try.
+        """One try; a patient one waits for its whole time-out, come what may.
 
         What aiohttp raises shows the request's headers, in its text and in its frames; so nothing of
         it leaves here, a cancellation's traceback included.
         """
-        progress = _Progress(sent=self._options.client_session is not None)
+        has_own_pool = self._options.client_session is None
+        progress = _Progress(self._clock.now(), sent=not has_own_pool, once=once)
         _CURRENT_TRY.set(progress)
         try:
-            async with self._clock.timeout(timeout):
+            async with self._clock.timeout(timeout), progress.waiting:
+                if not patient:
+                    self._impatient.add(progress)
                 return await self._exchange(
                     method, target, headers, credential, body, own_connection, once, progress
                 )
         except TimeoutError:
+            if progress.waiting.expired():
+                return Failure("the server had gone silent", progress.sent, hung_up=True)
             return Failure(f"no answer within {timeout:.3g} s", progress.sent)
         except asyncio.CancelledError as error:
             cancelled = error
+        finally:
+            self._impatient.discard(progress)
         cancelled.__traceback__ = cancelled.__context__ = None
         raise cancelled
+
+    def hang_up(self, before: float) -> None:
+        """End what has waited since before then, where the server never saw it or may see it twice."""
+        for progress in list(self._impatient):
+            if progress.began < before and not (progress.once and progress.sent):
+                self._impatient.discard(progress)
+                progress.waiting.reschedule(-inf)
 
     async def _exchange(
         self,

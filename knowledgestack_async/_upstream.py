@@ -69,7 +69,16 @@ class Upstream(Protocol):
         ...
 
     async def count(self) -> int:
-        """How many there are; also a way to see whether the server answers."""
+        """How many there are, asked once: a way to see whether the server answers."""
+        ...
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether an answer of the server's is overdue."""
+        ...
+
+    def presume_lost(self, before: float) -> None:
+        """Don't count on answers to what is on its way since before then."""
         ...
 
     def follow(self) -> Watch[WorkflowSummaryResponse]:

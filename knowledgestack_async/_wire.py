@@ -57,9 +57,11 @@ _NO_ROUTE = "Not Found"
 class Priority(IntEnum):
     """Who goes first when slots are short."""
 
-    URGENT = 0
-    NORMAL = 1
-    BACKGROUND = 2
+    PROBE = 0
+    """Asks whether the server is there; goes even where no slot is free."""
+    URGENT = 1
+    NORMAL = 2
+    BACKGROUND = 3
 
 
 class Secret:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -21,6 +21,7 @@ import msgspec
 from ._checks import check_count, check_seconds, check_share
 from ._clock import Clock
 from ._journal import ItemState, Journal, JournalItem
+from ._rerun_breaker import Breaker
 from ._rerun_plan import IsNewer, Source, plan, renew, settle
 from ._rerun_send import Sender
 from ._retry import Chance
@@ -28,7 +29,7 @@ from ._upstream import Upstream
 from .errors import KnowledgeStackError, SessionError
 from .models import WorkflowSummaryResponse
 from .rerun_report import RerunOutcome, RerunProgress, RerunReport, Tally
-from .watching import StatusChange, Watch
+from .watching import ChangeKind, StatusChange, Watch
 
 __all__ = ["RerunJob", "RerunSettings", "Source"]
 
@@ -102,11 +103,12 @@ class RerunJob:
         self._is_newer = is_newer
         self._clock = clock
         self._outcomes: asyncio.Queue[RerunOutcome | None] = asyncio.Queue(self.WAITING_OUTCOMES)
+        self._breaker = Breaker(upstream, clock, chance)
         self._sender = Sender(
             journal,
             upstream,
+            self._breaker,
             clock,
-            chance,
             concurrency=settings.concurrency,
             rate=settings.rate,
             most_running=settings.max_in_flight,
@@ -114,12 +116,14 @@ class RerunJob:
             on_done=self._note,
         )
         self._watch = upstream.follow()
+        self._breaker.on_back = self._watch.look_now
         self._canary_good = 0
         self._canary_bad = 0
         self._followed: set[str] = set()
         self._held: set[str] = set()
         self._seen_running: set[str] = set()
-        self._holding: set[asyncio.Task[None]] = set()
+        self._beside: set[asyncio.Task[None]] = set()
+        self._waiting_for_return: asyncio.Task[None] | None = None
         self._trouble: str | None = None
         self._all_ended = asyncio.Event()
         self._work: asyncio.Task[None] | None = None
@@ -149,7 +153,7 @@ class RerunJob:
         if work is None:
             return
         if not work.done():
-            self._sender.stop("it was left before its end")
+            self._breaker.stop("it was left before its end")
         if not self._has_begun:
             work.cancel()  # nothing was sent: there is nothing on its way to be waited for
         self._all_ended.set()
@@ -220,47 +224,62 @@ class RerunJob:
             in_flight=self._sender.running,
             rate=rate,
             eta=left / rate if rate else None,
-            paused=self._sender.paused_by or self._trouble,
+            paused=self._breaker.paused_by or self._trouble,
             elapsed=now - self._began_at,
         )
 
     async def _run(self) -> None:
         try:
-            news: list[JournalItem] = []
-            self.resumed = await self._journal.is_planned()
-            if not self.resumed:
-                await plan(self._journal, self._upstream, self._source, self._sender.pause)
-                news = [item async for item in self._journal.items(ItemState.REFUSED)]
-            settings = self._settings
-            news += await settle(
-                self._journal,
-                self._upstream,
-                self._is_newer,
-                resend=settings.resend_unknown,
-                settle_after=settings.settle_after,
-                clock=self._clock,
-                pause=self._sender.pause,
-            )
-            if self.resumed:
-                await renew(self._journal, self._upstream, self._sender.pause)
-            self._has_begun = True
-            self._counts = Counter(await self._journal.counts())
-            await self._tell_news(news)
-            self._publish(is_over=False)
-            if settings.follows:
-                async with self._watch, asyncio.TaskGroup() as group:
-                    self._group = group
-                    following = group.create_task(self._follow(self._watch))
-                    await self._send_and_wait()
-                    following.cancel()
-                    for holding in self._holding:
-                        holding.cancel()
-            else:
-                await self._sender.send()
+            async with asyncio.TaskGroup() as group:
+                looking_out = group.create_task(self._breaker.look_out())
+                await self._prepare()
+                await self._carry_out()
+                looking_out.cancel()
         except BaseExceptionGroup as several:
             raise _first_of(several) from None
         finally:
             await self._outcomes.put(None)
+
+    async def _prepare(self) -> None:
+        """All that comes before the first one is sent."""
+        news: list[JournalItem] = []
+        pause, settings = self._breaker.pause, self._settings
+        self.resumed = await self._journal.is_planned()
+        if not self.resumed:
+            await plan(self._journal, self._upstream, self._source, pause)
+            news = [item async for item in self._journal.items(ItemState.REFUSED)]
+        news += await settle(
+            self._journal,
+            self._upstream,
+            self._is_newer,
+            resend=settings.resend_unknown,
+            settle_after=settings.settle_after,
+            clock=self._clock,
+            pause=pause,
+        )
+        if self.resumed:
+            await renew(self._journal, self._upstream, pause)
+        self._has_begun = True
+        self._counts = Counter(await self._journal.counts())
+        await self._tell_news(news)
+        self._publish(is_over=False)
+
+    async def _carry_out(self) -> None:
+        if not self._settings.follows:
+            await self._sender.send()
+            return
+        async with self._watch, asyncio.TaskGroup() as self._group:
+            self._start_beside(self._follow(self._watch))
+            await self._send_and_wait()
+            for task in self._beside:
+                task.cancel()
+
+    def _start_beside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Do something while things are sent and waited for, no longer."""
+        task = self._group.create_task(work)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+        return task
 
     async def _tell_news(self, items: list[JournalItem]) -> None:
         """Tell what has its outcome before anything is sent; what is followed has it at its end."""
@@ -278,21 +297,25 @@ class RerunJob:
                 if item.outcome is None:
                     self._start_following(item)
                     self._sender.started()
-        if self._settings.canary:
-            await self._sender.send(self._settings.canary)
-            await self._all_have_ended()
-            self._judge_canary()
+        await self._try_canary()
         await self._sender.send()
         if self._settings.wait:
             await self._all_have_ended()
 
-    def _judge_canary(self) -> None:
-        sent = self._canary_good + self._canary_bad
-        if sent and self._canary_bad > self._settings.abort_over * sent:
-            self._sender.stop(f"{self._canary_bad} of the first {sent} failed again")
+    async def _try_canary(self) -> None:
+        """Run a first few to their end; those of which nothing is known are replaced by others."""
+        judged = 0
+        while judged < self._settings.canary:
+            sent = await self._sender.send(self._settings.canary - judged)
+            await self._all_have_ended()
+            judged = self._canary_good + self._canary_bad
+            if not sent:
+                break
+        if judged and self._canary_bad > self._settings.abort_over * judged:
+            self._breaker.stop(f"{self._canary_bad} of the first {judged} failed again")
 
     async def _all_have_ended(self) -> None:
-        while self._followed and self._sender.stopped_by is None:
+        while self._followed and self._breaker.stopped_by is None:
             self._all_ended.clear()
             await self._all_ended.wait()
 
@@ -311,9 +334,7 @@ class RerunJob:
         """One that may run has its place on the server's side until it is over, or doesn't show in time."""
         self._held.add(item.workflow_id)
         self._start_following(item)
-        holding = self._group.create_task(self._let_go(item.workflow_id))
-        self._holding.add(holding)
-        holding.add_done_callback(self._holding.discard)
+        self._start_beside(self._let_go(item.workflow_id))
 
     async def _let_go(self, workflow_id: str) -> None:
         await self._clock.sleep(self._settings.settle_after)
@@ -329,7 +350,7 @@ class RerunJob:
             self._start_following(item)
         if item.state is ItemState.UNKNOWN and self._settings.max_in_flight is not None:
             self._hold(item)
-        if not accepted:
+        if item.state in {ItemState.REFUSED, ItemState.FAILED}:
             self._canary_bad += 1
         if not (accepted and self._settings.wait):
             await self._emit(item)
@@ -350,10 +371,15 @@ class RerunJob:
             for workflow_id in ended:
                 self._stop_following(workflow_id)
 
-    def _note_trouble(self, changes: Iterable[StatusChange[WorkflowSummaryResponse]]) -> None:
+    def _note_trouble(self, changes: Sequence[StatusChange[WorkflowSummaryResponse]]) -> None:
         for change in changes:
             if not change.workflow_id:
                 self._trouble = None if change.error is None else str(change.error)
+        waiting = self._waiting_for_return
+        is_troubled = any(change.kind is ChangeKind.TROUBLE for change in changes)
+        if is_troubled and (waiting is None or waiting.done()):
+            # The watch looks more and more seldom, and would see late that the server is back.
+            self._waiting_for_return = self._start_beside(self._breaker.wait_until_back())
 
     async def _tell_ends(self, ended: Mapping[str, StatusChange[WorkflowSummaryResponse]]) -> None:
         found = await self._journal.find([one for one in ended if one not in self._held])
@@ -376,7 +402,7 @@ class RerunJob:
         tally = Tally()
         async for item in self._journal.items():
             tally.add(item)
-        return tally.report(self._sender.stopped_by)
+        return tally.report(self._breaker.stopped_by)
 
 
 def _at_its_end(item: JournalItem, change: StatusChange[WorkflowSummaryResponse]) -> JournalItem:

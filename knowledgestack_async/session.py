@@ -316,6 +316,19 @@ class Session:
         """The seconds left of the pause that the server asked for; 0 if none."""
         return self._core.governor.cooling_for()
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether requests are in flight, and an answer to any of them is overdue."""
+        return self._core.engine.is_silent
+
+    def presume_lost(self, before: float) -> None:
+        """Don't count on answers to what has been in flight since before then, by the session's clock.
+
+        For one who saw the server go silent and come back. What may be sent again is, at once; the
+        rest waits on, beside what may be in flight from now on.
+        """
+        self._core.engine.presume_lost(before)
+
     async def __aenter__(self) -> Self:
         core = self._core
         if self._is_view:

@@ -208,6 +208,11 @@ class Watch(Generic[StateT]):
             self._subscription.wanted.add(id_)
             self._poller.look_sooner(self._subscription)
 
+    def look_now(self) -> None:
+        """Look at once, whatever the pace: for when a server is back that was away."""
+        if self._subscription is not None and self._poller is not None:
+            self._poller.look_now(self._subscription)
+
     @property
     def unfinished(self) -> list[str]:
         """The ids that were given and are not over yet."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import runpy
+import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -83,6 +85,22 @@ class FakeClock:
             raise
 
 
+class QuickClock:
+    """Time that passes so many times as fast as it does."""
+
+    def __init__(self, factor: float = 20.0) -> None:
+        self.factor = factor
+
+    def now(self) -> float:
+        return time.monotonic() * self.factor
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds / self.factor)
+
+    def timeout(self, seconds: float | None) -> AbstractAsyncContextManager[object]:
+        return asyncio.timeout(None if seconds is None else seconds / self.factor)
+
+
 class Stepping:
     """A session's clock: each of its sleeps moves the sandbox's time too."""
 
@@ -116,7 +134,11 @@ Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable
 
 @asynccontextmanager
 async def raw_server(
-    script: Script, *, on_connect: bytes = b"", ssl: object = None
+    script: Script,
+    *,
+    on_connect: bytes = b"",
+    ssl: object = None,
+    sock: socket.socket | None = None,
 ) -> AsyncIterator[RawServer]:
     """Serve each request of each connection with a script, told the request's head."""
     tasks: set[asyncio.Task[None]] = set()
@@ -135,7 +157,9 @@ async def raw_server(
         finally:
             writer.close()
 
-    listener = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=ssl)  # type: ignore[arg-type]
+    if sock is None:
+        sock = socket.create_server(("127.0.0.1", 0))
+    listener = await asyncio.start_server(serve, sock=sock, ssl=ssl)  # type: ignore[arg-type]
     host, port = listener.sockets[0].getsockname()[:2]
     server = RawServer(f"{'https' if ssl else 'http'}://{host}:{port}")
     try:

@@ -312,6 +312,18 @@ async def test_canaries_stop_the_job_if_they_fail_again(dialect, ending, stops, 
         assert (report.stopped_by == "10 of the first 10 failed again") is stops
 
 
+@pytest.mark.parametrize("count", [40, 8])
+async def test_canaries_of_which_nothing_is_known_are_replaced_and_not_judged(path, count):
+    async with failed_box(count, pipeline_seconds=(1.0, 2.0)) as box:
+        async with box.session(clock=FakeClock()) as session:
+            failed = await ks.iter_ingestion_workflows(session)
+            box.faults.add(Fault("reset", route="rerun*", when="after", times=3))
+            async with ks.rerun_ingestions(session, failed, journal=path, canary=6) as job:
+                report = await job.finish()
+    assert report.stopped_by is None
+    assert report.counts == {"accepted": count - 3, "unknown": 3}
+
+
 async def test_a_rate_is_kept(path):
     clock = FakeClock()
     async with failed_box(50) as box, box.session(clock=clock) as session:

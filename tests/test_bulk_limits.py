@@ -71,7 +71,7 @@ async def test_what_goes_on_is_looked_at_anew_for_somebody_may_have_rerun_it_sin
         ids = list(box.store.ids())
         async with box.session(clock=Stepping(box_clock)) as session:
             # Planned, and nothing sent.
-            box.before_request = lambda request: request.method == "POST" and job._sender.stop("x")
+            box.before_request = lambda request: request.method == "POST" and job._breaker.stop("x")
             box.faults.add(Fault("status", route="rerun*", status=503))
             async with ks.rerun_ingestions(session, ids, journal=path, concurrency=1) as job:
                 assert (await job.finish()).counts == {"planned": 20}

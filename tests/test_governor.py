@@ -84,8 +84,8 @@ async def test_requests_that_were_in_flight_together_cut_the_limit_once(clock):
     for slot in slots:
         governor.pushed_back(slot, None)
     assert governor.limit == 14
-    for _ in range(20):
-        governor.release()
+    for slot in slots:
+        governor.release(slot)
     [later] = await fill(governor, 1)
     governor.pushed_back(later, None)
     assert governor.limit == 9
@@ -95,12 +95,12 @@ async def test_requests_that_were_in_flight_together_cut_the_limit_once(clock):
 
 async def test_a_slot_that_was_waited_for_cuts_the_limit_like_any_other(clock):
     governor = governor_of(clock)
-    [first, *_] = await fill(governor, 20)
+    [first, *others] = await fill(governor, 20)
     waiting = asyncio.create_task(governor.acquire(Priority.NORMAL, FOREVER))
     await asyncio.sleep(0)
     governor.pushed_back(first, None)
-    for _ in range(7):
-        governor.release()
+    for slot in others[:7]:
+        governor.release(slot)
     later = await waiting
     assert (governor.limit, governor.in_flight) == (14, 14)
     governor.pushed_back(later, None)
@@ -112,7 +112,7 @@ async def test_the_limit_does_not_fall_below_its_floor(clock):
     for _ in range(30):
         [slot] = await fill(governor, 1)
         governor.pushed_back(slot, None)
-        governor.release()
+        governor.release(slot)
     assert governor.limit == Governor.FLOOR
 
 
@@ -132,7 +132,7 @@ async def test_a_cool_down_holds_everybody_and_lets_them_go_one_by_one(clock):
     governor = governor_of(clock)
     [slot] = await fill(governor, 1)
     governor.pushed_back(slot, 5)
-    governor.release()
+    governor.release(slot)
     assert governor.cooling_for() == 5
     began = clock.now()
     times = []
@@ -155,14 +155,14 @@ async def test_a_limit_of_slots_is_spread_over_a_second_and_the_rest_goes_at_onc
     governor = governor_of(clock, ceiling=10, chance=Chance(drawn))
     [slot] = await fill(governor, 1)
     governor.pushed_back(slot, 5)
-    governor.release()
+    governor.release(slot)
     assert governor.limit == 7
     began = clock.now()
     times = []
     for _ in range(12):
-        await governor.acquire(Priority.NORMAL, FOREVER)
+        slot = await governor.acquire(Priority.NORMAL, FOREVER)
         times.append(clock.now() - began)
-        governor.release()
+        governor.release(slot)
     assert times == pytest.approx([5 + gap * min(turn, 7) for turn in range(12)])
 
 
@@ -185,16 +185,16 @@ async def test_nobody_is_woken_for_a_slot_that_only_a_release_can_free(clock):
     governor = governor_of(clock, ceiling=1, chance=Chance(0.5))
     [slot] = await fill(governor, 1)
     governor.pushed_back(slot, 5)
-    governor.release()
-    await fill(governor, 1)
-    governor.release()
-    await fill(governor, 1)
+    governor.release(slot)
+    [slot] = await fill(governor, 1)
+    governor.release(slot)
+    [slot] = await fill(governor, 1)
     assert clock.slept == [5.0, 1.0]  # now it is the very moment at which the gate opened
     waiting = asyncio.create_task(governor.acquire(Priority.NORMAL, FOREVER))
     for _ in range(5):
         await asyncio.sleep(0)
     assert clock.slept == [5.0, 1.0]
-    governor.release()
+    governor.release(slot)
     await waiting
 
 
@@ -214,9 +214,9 @@ async def test_a_rate_spaces_requests_evenly(clock):
     began = clock.now()
     times = []
     for _ in range(30):
-        await governor.acquire(Priority.NORMAL, FOREVER)
+        slot = await governor.acquire(Priority.NORMAL, FOREVER)
         times.append(clock.now() - began)
-        governor.release()
+        governor.release(slot)
     assert times[-1] == pytest.approx(2.8, abs=0.15)
 
 
@@ -253,21 +253,21 @@ def test_a_rate_that_is_none_is_refused(clock, rate):
 
 async def test_urgent_calls_go_first_and_nobody_starves(clock):
     governor = governor_of(clock, ceiling=1)
-    await fill(governor, 1)
+    [held] = await fill(governor, 1)
     order: list[Priority] = []
 
     async def call(priority: Priority) -> None:
-        await governor.acquire(priority, FOREVER)
+        slot = await governor.acquire(priority, FOREVER)
         order.append(priority)
         await asyncio.sleep(0)
-        governor.release()
+        governor.release(slot)
 
     calls = [
         call(priority) for priority in (Priority.BACKGROUND, Priority.NORMAL, Priority.URGENT) * 20
     ]
     work = asyncio.gather(*calls)
     await asyncio.sleep(0)
-    governor.release()
+    governor.release(held)
     await work
     first = Counter(order[:20])
     assert first[Priority.URGENT] > 15
@@ -276,18 +276,18 @@ async def test_urgent_calls_go_first_and_nobody_starves(clock):
 
 async def test_every_eighth_slot_goes_to_the_lowest_priority(clock):
     governor = governor_of(clock, ceiling=1)
-    await fill(governor, 1)
+    [held] = await fill(governor, 1)
     order = [Priority.NORMAL]
 
     async def call(priority: Priority) -> None:
-        await governor.acquire(priority, FOREVER)
+        slot = await governor.acquire(priority, FOREVER)
         order.append(priority)
-        governor.release()
+        governor.release(slot)
 
     calls = [call(priority) for priority in [Priority.BACKGROUND] * 3 + [Priority.URGENT] * 20]
     work = asyncio.gather(*calls)
     await asyncio.sleep(0)
-    governor.release()
+    governor.release(held)
     await work
     turns = [turn for turn, priority in enumerate(order, 1) if priority is Priority.BACKGROUND]
     assert turns == [8, 16, 24]
@@ -295,17 +295,17 @@ async def test_every_eighth_slot_goes_to_the_lowest_priority(clock):
 
 async def test_within_a_priority_the_first_come_is_the_first_served(clock):
     governor = governor_of(clock, ceiling=1)
-    await fill(governor, 1)
+    [held] = await fill(governor, 1)
     order: list[int] = []
 
     async def call(number: int) -> None:
-        await governor.acquire(Priority.NORMAL, FOREVER)
+        slot = await governor.acquire(Priority.NORMAL, FOREVER)
         order.append(number)
-        governor.release()
+        governor.release(slot)
 
     work = asyncio.gather(*(call(number) for number in range(50)))
     await asyncio.sleep(0)
-    governor.release()
+    governor.release(held)
     await work
     assert order == list(range(50))
 
@@ -313,13 +313,13 @@ async def test_within_a_priority_the_first_come_is_the_first_served(clock):
 async def test_whoever_is_cancelled_or_out_of_time_takes_no_slot_along(clock):
     clock.patience = 0.01
     governor = governor_of(clock, ceiling=1)
-    await fill(governor, 1)
+    [held] = await fill(governor, 1)
     with pytest.raises(TimeoutError):
         await governor.acquire(Priority.NORMAL, 3)
     waiting = asyncio.create_task(governor.acquire(Priority.NORMAL, FOREVER))
     await asyncio.sleep(0)
     assert governor.waiting == 1
-    governor.release()  # granted, but the task has not run yet
+    governor.release(held)  # granted, but the task has not run yet
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
@@ -334,12 +334,71 @@ async def test_who_waits_for_ever_has_no_timer(clock, monkeypatch, time_left, ti
     begin = clock.timeout
     monkeypatch.setattr(clock, "timeout", lambda seconds: asked.append(seconds) or begin(seconds))
     governor = governor_of(clock, ceiling=1)
-    await fill(governor, 1)
+    [held] = await fill(governor, 1)
     waiting = asyncio.create_task(governor.acquire(Priority.NORMAL, time_left))
     await asyncio.sleep(0)
-    governor.release()
+    governor.release(held)
     await waiting
     assert asked == [timeout]
+
+
+async def test_a_probe_needs_no_free_slot_but_waits_for_a_pause_like_all(clock):
+    governor = governor_of(clock, ceiling=1)
+    [held] = await fill(governor, 1)
+    waiting = asyncio.create_task(governor.acquire(Priority.URGENT, FOREVER))
+    await asyncio.sleep(0)
+    probes = [await governor.acquire(Priority.PROBE, FOREVER) for _ in range(2)]
+    assert governor.in_flight == 3
+    assert not waiting.done()
+    assert clock.slept == []
+    governor.pushed_back(held, 5)
+    probes.append(await governor.acquire(Priority.PROBE, FOREVER))
+    assert clock.slept == [5.0]
+    for slot in probes:
+        governor.release(slot)
+    assert not waiting.done()
+    governor.release(held)
+    await waiting
+
+
+async def test_what_is_written_off_leaves_its_place_to_others(clock):
+    governor = governor_of(clock, ceiling=2)
+    old, older = await fill(governor, 2)
+    waiting = [asyncio.create_task(governor.acquire(Priority.NORMAL, FOREVER)) for _ in range(3)]
+    await asyncio.sleep(0)
+    governor.write_off(clock.time)
+    assert not any(slot.done() for slot in waiting), "they came at that very time, not before"
+    clock.time += 1
+    governor.write_off(clock.time)
+    await asyncio.sleep(0)
+    assert [slot.done() for slot in waiting] == [True, True, False]
+    assert (governor.in_flight, governor.limit) == (4, 2)
+    governor.release(old)
+    governor.release(older)
+    await asyncio.sleep(0)
+    assert governor.in_flight == 2
+    assert not waiting[2].done(), "a place is given away only once"
+    governor.release(waiting[0].result())
+    await waiting[2]
+
+
+async def test_what_is_written_off_still_has_its_connection_in_a_users_pool(clock):
+    governor = governor_of(clock, ceiling=50, pool_size=3)
+    old = await fill(governor, 2)
+    clock.time += 1
+    governor.write_off(clock.time)
+    await fill(governor, 1)
+    waiting = [
+        asyncio.create_task(governor.acquire(priority, FOREVER))
+        for priority in (Priority.NORMAL, Priority.PROBE)
+    ]
+    await asyncio.sleep(0)
+    assert not any(slot.done() for slot in waiting)
+    governor.release(old[0])
+    await waiting[1]
+    governor.release(old[1])
+    await waiting[0]
+    assert governor.in_flight == 3
 
 
 async def test_closing_turns_everybody_away(clock):
@@ -360,7 +419,7 @@ async def test_closing_turns_everybody_away(clock):
     with pytest.raises(ks.SessionError) as caught:
         await governor.acquire(Priority.NORMAL, FOREVER)
     assert str(caught.value) == "the session is closed"
-    governor.release()
+    governor.release(slot)
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 

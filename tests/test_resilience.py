@@ -471,6 +471,26 @@ async def test_a_late_answer_is_not_taken_for_the_next_ones(sandbox):
             await asyncio.sleep(0.005)
 
 
+async def test_an_idle_connection_on_which_something_came_is_not_used_again(clock):
+    page = http(b'{"items": [], "total": 0, "page": 1, "page_size": 100}')
+    writers = []
+
+    async def answer(_reader: object, writer: asyncio.StreamWriter, _head: bytes) -> None:
+        writers.append(writer)
+        writer.write(page)
+
+    async with raw_server(answer) as server:
+        async with ks.Session(KEY, server.base_url, clock=clock) as session:
+            await ks.list_ingestion_workflows(session)
+            writers[0].write(page)
+            pool = session._core.transport._pooled.connector._conns
+            [(idle, _)] = next(iter(pool.values()))
+            while not idle.should_close:
+                await asyncio.sleep(0.001)
+            await ks.list_ingestion_workflows(session)
+        assert server.connections == 2
+
+
 async def test_an_answer_about_something_else_is_asked_for_again_on_another_connection(sandbox):
     mine, other = ids_of(sandbox, "failed")[:2]
     mix_ups = [other, other]

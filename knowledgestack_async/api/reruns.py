@@ -42,8 +42,7 @@ class _SessionUpstream:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        # A probe that hangs would keep a job waiting long after the server's return.
-        self._impatient = session.with_options(deadline=2.0, retry=RetryPolicy(tries=1))
+        self._once = session.with_options(deadline=30.0, retry=RetryPolicy(tries=1))
 
     @property
     def server(self) -> str:
@@ -89,7 +88,14 @@ class _SessionUpstream:
         return iter_ingestion_workflows(self._session)
 
     async def count(self) -> int:
-        return (await read_page(self._impatient, 0, 1, {}, Priority.BACKGROUND)).total
+        return (await read_page(self._once, 0, 1, {}, Priority.PROBE)).total
+
+    @property
+    def is_silent(self) -> bool:
+        return self._session.is_silent
+
+    def presume_lost(self, before: float) -> None:
+        self._session.presume_lost(before)
 
     def follow(self) -> Watch[WorkflowSummaryResponse]:
         return make_watch(self._session, (), stays_open=True, pack=pack_ending)

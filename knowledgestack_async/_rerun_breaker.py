@@ -1,0 +1,163 @@
+"""Whether a bulk rerun may send: paused while the server is away, stopped by what waiting can't help."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+from ._clock import Clock
+from ._retry import Chance
+from ._upstream import Upstream
+from .errors import KnowledgeStackError, QuotaExceeded, SessionError, Unauthorized
+
+__all__ = ["Breaker"]
+
+
+def _tell_nobody(*_: object) -> None:
+    """For what nobody wants to be told."""
+
+
+class Breaker:
+    """Holds a job back until the server answers again; one asks, the others wait.
+
+    Args:
+        upstream: What to ask.
+        clock: Where time comes from.
+        chance: Where jitter comes from.
+
+    Attributes:
+        paused_by: Why it is held back now; None if it isn't.
+        stopped_by: Why nothing more is sent; None while it may.
+        on_stop: Called when it is stopped.
+        on_back: Called when the server is back.
+        on_lost: Called when a silent server is back: what is on its way since before that time will
+            hardly be answered. Once only until something succeeds, lest a slow server is flooded.
+    """
+
+    STRIKES = 8
+    """So many items that fail in a row, with no success between them, look like an outage."""
+    SHORTEST_WAIT, LONGEST_WAIT = 0.25, 1.5
+    LISTEN_FOR = 1.5
+    """A question that is not answered by then is asked again, beside the first."""
+    LOOK_EVERY = 0.5
+
+    def __init__(self, upstream: Upstream, clock: Clock, chance: Chance) -> None:
+        self._upstream = upstream
+        self._clock = clock
+        self._chance = chance
+        self._strikes = 0
+        self._pauses = 0
+        self._go = asyncio.Event()
+        self._go.set()
+        self._stopped = asyncio.Event()
+        self._lost_before = float("-inf")
+        self._has_succeeded = True
+        self.paused_by: str | None = None
+        self.stopped_by: str | None = None
+        self.on_stop: Callable[[], None] = _tell_nobody
+        self.on_back: Callable[[], None] = _tell_nobody
+        self.on_lost: Callable[[float], None] = _tell_nobody
+
+    def stop(self, why: str) -> None:
+        """Send nothing more."""
+        self.stopped_by = self.stopped_by or why
+        self._stopped.set()
+        self._go.set()
+        self.on_stop()
+
+    async def wait_until_stopped(self) -> None:
+        """Wait for a stop."""
+        await self._stopped.wait()
+
+    async def may_go(self) -> bool:
+        """Wait while it is paused; whether to go on then, False if it is stopped."""
+        await self._go.wait()
+        return self.stopped_by is None
+
+    def succeeded(self) -> None:
+        """The server took something."""
+        self._strikes = self._pauses = 0
+        self._has_succeeded = True
+
+    async def failed(self, why: str, *, count: int, since: float, is_away: bool) -> None:
+        """So many were sent then, and failed in a way that may pass; held here if the server looks away."""
+        if self.stopped_by is not None or since < self._lost_before:
+            return
+        self._strikes += count
+        if is_away or self._strikes >= self.STRIKES:
+            await self.pause(why)
+
+    async def pause(self, why: str) -> bool:
+        """Hold everybody back until the server answers.
+
+        Returns:
+            Whether to go on: False if it is stopped.
+        """
+        if self.paused_by is None:
+            self.paused_by = why
+            self._go.clear()
+            try:
+                await self.wait_until_back()
+                self._pauses += 1
+            finally:
+                self.paused_by = None
+                self._go.set()
+        return await self.may_go()
+
+    async def look_out(self) -> None:
+        """Notice when the server goes silent: what hangs then would be waited for until it times out."""
+        while self.stopped_by is None:
+            with suppress(TimeoutError):
+                async with self._clock.timeout(self.LOOK_EVERY):
+                    await self._stopped.wait()
+            if self._upstream.is_silent:
+                await self.pause("the server has gone silent")
+
+    async def wait_until_back(self) -> None:
+        """Ask the server until it answers, or the job is stopped; nobody is held back for that."""
+        was_silent = False
+        wait = self.SHORTEST_WAIT * 2 ** min(self._pauses, 3)
+        questions: set[asyncio.Task[bool]] = set()
+        try:
+            while self.stopped_by is None:
+                longest = min(wait, self.LONGEST_WAIT)
+                await self._clock.sleep(longest * (0.75 + self._chance.random() / 2))
+                wait *= 2
+                was_silent |= self._upstream.is_silent
+                asked_at = self._clock.now()
+                questions.add(asyncio.ensure_future(self._is_back()))
+                if await self._listen(questions):
+                    if was_silent:
+                        self._presume_lost(asked_at)
+                    self.on_back()
+                    return
+        finally:
+            for question in questions:
+                question.cancel()
+            await asyncio.gather(*questions, return_exceptions=True)
+
+    async def _listen(self, questions: set[asyncio.Task[bool]]) -> bool:
+        """Whether one of them is answered well, soon; those that are answered are taken out."""
+        with suppress(TimeoutError):
+            async with self._clock.timeout(self.LISTEN_FOR):
+                done, _ = await asyncio.wait(questions, return_when=asyncio.FIRST_COMPLETED)
+                questions.difference_update(done)
+                return any(question.result() for question in done)
+        return False
+
+    async def _is_back(self) -> bool:
+        try:
+            await self._upstream.count()
+        except (Unauthorized, QuotaExceeded, SessionError) as error:
+            self.stop(str(error))
+        except KnowledgeStackError:
+            return False
+        return True
+
+    def _presume_lost(self, before: float) -> None:
+        self._lost_before = before
+        self._upstream.presume_lost(before)
+        if self._has_succeeded:
+            self._has_succeeded = False
+            self.on_lost(before)

@@ -1,0 +1,205 @@
+"""A server that goes silent, or away, and comes back: nobody waits for what hangs, and nothing runs twice."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+from outages import BOUND, CASES, failed_box, go_through, until
+
+import knowledgestack_async as ks
+from knowledgestack_async._pulse import Pulse
+from knowledgestack_async.sandbox import Fault
+from support import KEY, QuickClock, answering, assert_within, http, ids_of, raw_server, run_id_of
+
+
+def new_path(folder):
+    """A journal for each attempt."""
+    return folder / f"{len(list(folder.iterdir()))}.journal"
+
+
+# A job goes on
+
+
+@pytest.mark.parametrize("lasting", [1.0, 25.0])
+async def test_a_job_goes_on_soon_after_a_silence_of_any_length(tmp_path, lasting):
+    async def measure():
+        case = CASES["single"] | {"lasting": lasting}
+        took, report, silenced = await go_through(new_path(tmp_path), "silence", **case)
+        assert 0 < len(silenced) <= 50
+        assert sorted(report.unknown) == silenced
+        return took
+
+    await assert_within(BOUND, measure)
+
+
+@pytest.mark.parametrize(
+    ("outage", "case"),
+    [
+        ("silence-after-the-effect", "one at a time"),
+        ("silence", "in bulk"),
+        ("reset", "in bulk"),
+        ("silence", "sweeping"),
+        ("silence", "canaries"),
+        ("silence", "followed"),
+        ("502", "capped"),
+    ],
+)
+async def test_whatever_a_job_does_it_goes_on_soon_after_an_outage(tmp_path, outage, case):
+    async def measure():
+        took, report, silenced = await go_through(new_path(tmp_path), outage, **CASES[case])
+        assert outage in {"reset", "502"} or set(report.unknown) <= set(silenced)
+        return took
+
+    await assert_within(BOUND, measure)
+
+
+async def test_nothing_is_sent_into_a_silence_that_is_noticed(tmp_path):
+    async with failed_box(300) as box:
+        clock = QuickClock()
+        async with box.session(clock=clock, timeout=30.0) as session:
+            failed = await ks.iter_ingestion_workflows(session)
+            box.faults.add(Fault("silence", after=10))
+            async with ks.rerun_ingestions(session, failed, journal=tmp_path / "j", rate=2) as job:
+                await until(lambda: job.progress.paused)
+                assert job.progress.paused == "the server has gone silent"
+                sent = box.request_counts["rerun_ingestion_workflow"]
+                await clock.sleep(10)
+                assert box.request_counts["rerun_ingestion_workflow"] <= sent + 1
+
+
+# A server that is only slow
+
+
+async def test_a_slow_server_is_not_taken_for_a_silent_one_again_and_again(tmp_path):
+    async with failed_box(20) as box, box.session(clock=QuickClock()) as session:
+        failed = await ks.iter_ingestion_workflows(session)
+        box.faults.add(Fault("latency", seconds=0.3))  # six seconds by the session's clock
+        options = {"journal": tmp_path / "j", "concurrency": 5}
+        async with ks.rerun_ingestions(session, failed, **options) as job:
+            report = await job.finish()
+        assert report.counts == {"accepted": 20}
+        assert box.request_counts["rerun_ingestion_workflow"] == 20
+        assert box.request_counts["list_ingestion_workflows"] < 8
+
+
+async def test_slow_reruns_are_at_most_doubled_until_the_first_is_answered(tmp_path):
+    open_at_a_time = []
+
+    def look(_request):
+        reruns = [request for request in box.requests if request.method == "POST"]
+        open_at_a_time.append(sum(request.status is None for request in reruns))
+
+    async with failed_box(15) as box, box.session(clock=QuickClock()) as session:
+        failed = await ks.iter_ingestion_workflows(session)
+        box.faults.add(Fault("latency", route="rerun*", seconds=0.5))  # ten seconds
+        box.before_request = look
+        options = {"journal": tmp_path / "j", "concurrency": 3}
+        async with ks.rerun_ingestions(session, failed, **options) as job:
+            report = await job.finish()
+        assert report.counts == {"accepted": 15}
+        assert box.request_counts["rerun_ingestion_workflow"] == 15
+    assert 3 < max(open_at_a_time) <= 6
+    assert open_at_a_time[-1] <= 3
+
+
+def test_a_silence_is_long_in_itself_and_beside_what_answers_take():
+    pulse = Pulse()
+    pulse.asked(100.0)
+    assert not pulse.is_silent(102.9)
+    assert pulse.is_silent(103.0)
+    pulse.heard(103.0, took=0.5)
+    assert not pulse.is_silent(105.9)
+    assert pulse.is_silent(106.0)
+    pulse.heard(106.0, took=2.0)
+    assert not pulse.is_silent(113.9)
+    assert pulse.is_silent(114.0)
+
+
+def test_a_slow_answer_is_forgotten_in_time():
+    pulse = Pulse()
+    pulse.heard(0.0, took=20.0)
+    for _ in range(5_000):
+        pulse.heard(0.0, took=0.1)
+    assert pulse.is_silent(3.0)
+
+
+# What was in flight
+
+
+async def in_flight(session, count):
+    await until(lambda: session.stats.in_flight == count)
+
+
+async def test_what_may_be_sent_twice_is_sent_again_at_once_but_only_once(sandbox, session, clock):
+    [workflow_id, *_] = sandbox.store.ids()
+    sandbox.faults.add(Fault("silence", times=2))
+    call = asyncio.create_task(ks.get_ingestion_workflow(session, workflow_id))
+    await in_flight(session, 1)
+    session.presume_lost(clock.time)
+    await until(lambda: len(sandbox.requests) == 1)
+    clock.time += 1
+    session.presume_lost(clock.time)
+    await until(lambda: len(sandbox.requests) == 2)
+    assert clock.slept == []
+    clock.time += 1
+    clock.patience = 0.01
+    session.presume_lost(clock.time)
+    await asyncio.sleep(0.05)
+    assert not call.done()
+    assert len(sandbox.requests) == 2, "it waits for its time-out now"
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    assert session.stats.in_flight == 0
+
+
+async def test_what_must_not_be_sent_twice_waits_on_beside_the_limit(sandbox, clock):
+    [workflow_id, *_] = ids_of(sandbox, "failed")
+    async with sandbox.session(clock=clock, max_in_flight=1) as session:
+        sandbox.faults.add(Fault("latency", route="rerun*", seconds=0.3))
+        call = asyncio.create_task(ks.rerun_ingestion_workflow(session, workflow_id))
+        await in_flight(session, 1)
+        clock.time += 1
+        session.presume_lost(clock.time)
+        await ks.get_ingestion_workflow(session, workflow_id)
+        assert not call.done()
+        assert session.stats.in_flight == 1
+        await call
+    assert sandbox.request_counts["rerun_ingestion_workflow"] == 1
+
+
+async def test_a_run_that_is_gone_the_second_time_was_deleted(sandbox, session, clock):
+    run_id = run_id_of(sandbox, "PENDING")
+    sandbox.faults.add(Fault("silence", effect=True, times=1))
+    call = asyncio.create_task(ks.delete_workflow_run(session, run_id))
+    await until(lambda: sandbox.effects)
+    clock.time += 1
+    session.presume_lost(clock.time)
+    await call
+    assert [request.status for request in sandbox.requests] == [None, 404]
+
+
+async def test_what_has_no_connection_yet_is_sent_on_another_one(clock):
+    """A queue of connections that is full is like a network that swallows them."""
+    loop = asyncio.get_running_loop()
+    listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+    ahead = [socket.socket() for _ in range(3)]
+    for one in ahead:
+        one.setblocking(False)
+        one.connect_ex(listener.getsockname())
+    base_url = "http://{}:{}".format(*listener.getsockname())
+    async with ks.Session(KEY, base_url, clock=clock) as session:
+        call = asyncio.create_task(ks.rerun_ingestion_workflow(session, "w-1"))
+        await in_flight(session, 1)
+        await asyncio.sleep(0.1)
+        for one in ahead:
+            one.close()
+        answer = http(b'{"workflow_id": "w-1", "action": "rerun", "message": "on its way"}')
+        async with raw_server(answering(answer), sock=listener):
+            clock.time += 1
+            began = loop.time()
+            session.presume_lost(clock.time)
+            await call
+            assert loop.time() - began < 0.8, "the system tries again after a second"
+    assert clock.slept == []
