@@ -9,7 +9,7 @@ from math import inf
 from types import TracebackType
 from typing import Protocol
 
-__all__ = ["Clock", "MonotonicClock"]
+__all__ = ["Clock", "Interruption", "MonotonicClock"]
 
 
 class Clock(Protocol):
@@ -26,6 +26,43 @@ class Clock(Protocol):
     def timeout(self, seconds: float | None) -> AbstractAsyncContextManager[object]:
         """A block that is cancelled, and raises TimeoutError, after so long; never for None."""
         ...
+
+
+class Interruption:
+    """A block that somebody else may end: it is cancelled, and raises TimeoutError."""
+
+    __slots__ = ("_cancelling", "_task", "was_interrupted")
+
+    was_interrupted: bool
+
+    def interrupt(self) -> None:
+        """End it, while it is entered."""
+        self.was_interrupted = True
+        self._task.cancel()
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a time-out needs a task to end")
+        self._task = task
+        self._cancelling = task.cancelling()
+        self.was_interrupted = False
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        task = self._task
+        del self._task  # whose context may hold this block, and would keep it alive
+        # Somebody else may have cancelled the task as well, and then it stays cancelled.
+        if (
+            self.was_interrupted
+            and task.uncancel() <= self._cancelling
+            and exc_type is asyncio.CancelledError
+        ):
+            raise TimeoutError from exc
 
 
 class MonotonicClock:
@@ -87,31 +124,22 @@ class _Alarm:
         now = self.loop.time()
         for block in [block for block in self._running if block.due_at <= now]:
             self._running.discard(block)
-            block.expire()
+            block.interrupt()
         if self._running:
             self._set(max(now + self.GRAIN, min(block.due_at for block in self._running)))
 
 
-class _Timeout:
+class _Timeout(Interruption):
     """A block that is cancelled when it has taken too long, and raises TimeoutError then."""
 
-    __slots__ = ("_alarm", "_cancelling", "_has_expired", "_task", "due_at")
+    __slots__ = ("_alarm", "due_at")
 
     def __init__(self, alarm: _Alarm, due_at: float) -> None:
         self._alarm = alarm
-        self._has_expired = False
         self.due_at = due_at
 
-    def expire(self) -> None:
-        self._has_expired = True
-        self._task.cancel()
-
     async def __aenter__(self) -> None:
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a time-out needs a task to end")
-        self._task = task
-        self._cancelling = task.cancelling()
+        self.__enter__()
         self._alarm.add(self)
 
     async def __aexit__(
@@ -121,10 +149,4 @@ class _Timeout:
         traceback: TracebackType | None,
     ) -> None:
         self._alarm.discard(self)
-        # Somebody else may have cancelled the task as well, and then it stays cancelled.
-        if (
-            self._has_expired
-            and self._task.uncancel() <= self._cancelling
-            and exc_type is asyncio.CancelledError
-        ):
-            raise TimeoutError from exc
+        self.__exit__(exc_type, exc, traceback)

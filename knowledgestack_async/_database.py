@@ -25,7 +25,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import attrs
 
@@ -38,6 +38,7 @@ T = TypeVar("T")
 
 Work = Callable[[sqlite3.Connection, Any], Sequence[Any]]
 """What is done for all the arguments that it was handed in with, at once; a result for each."""
+Order: TypeAlias = "tuple[Work, Any, asyncio.Future[Any]]"
 
 
 @attrs.frozen(kw_only=True)
@@ -71,7 +72,8 @@ class Database:
     def __init__(self, path: str | os.PathLike[str], layout: Layout) -> None:
         self.path = Path(path)
         self._layout = layout
-        self._works: SimpleQueue[tuple[Work, Any, asyncio.Future[Any]] | None] = SimpleQueue()
+        self._gathered: list[Order] = []
+        self._orders: SimpleQueue[list[Order] | None] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._broken: JournalError | None = None
@@ -95,7 +97,7 @@ class Database:
         try:
             return await asyncio.shield(asyncio.wrap_future(opened))
         except asyncio.CancelledError:
-            self._works.put(None)  # it lets the file go by itself
+            self._orders.put(None)  # it lets the file go by itself
             raise
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -122,15 +124,24 @@ class Database:
         return result
 
     def _put(self, work: Work, argument: Any) -> asyncio.Future[Any]:
-        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._works.put((work, argument, done))
+        """What comes in one step of the event loop goes to the thread together."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Any] = loop.create_future()
+        if not self._gathered:
+            loop.call_soon(self._hand_over)
+        self._gathered.append((work, argument, done))
         return done
+
+    def _hand_over(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        self._orders.put(gathered)
 
     async def close(self) -> None:
         """Do what was handed in, and let the file go."""
         thread, self._thread = self._thread, None
         if thread is not None:
-            self._works.put(None)
+            self._hand_over()
+            self._orders.put(None)
             await asyncio.to_thread(thread.join)
 
     def _serve(self, opened: Future[bool]) -> None:
@@ -158,22 +169,22 @@ class Database:
 
     def _serve_batch(self, connection: sqlite3.Connection) -> bool:
         """Commit everything that waits together; False when it is time to close."""
-        batch = [self._works.get()]
-        while not self._works.empty():
-            batch.append(self._works.get())
-        works = [one for one in batch if one is not None]
+        batch = [self._orders.get()]
+        while not self._orders.empty():
+            batch.append(self._orders.get())
+        orders = [order for orders in batch if orders is not None for order in orders]
         results: list[Any] = []
         problem: JournalError | None = self._broken
         if problem is None:
             try:
                 connection.execute("BEGIN IMMEDIATE")
-                results = _do_all(connection, [(work, argument) for work, argument, _ in works])
+                results = _do_all(connection, [(work, argument) for work, argument, _ in orders])
                 connection.execute("COMMIT")
             except Exception as error:  # noqa: BLE001 - whoever waits is told
                 # What could not be written once is not trusted again: nothing more may be sent.
                 self._broken = problem = self._explain(error)
                 connection.rollback()
-        waiting = [done for _, _, done in works]
+        waiting = [done for _, _, done in orders]
         if self._loop is not None and waiting and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(_deliver, waiting, results, problem)
         return None not in batch

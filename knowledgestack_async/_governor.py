@@ -18,7 +18,7 @@ from .errors import ConfigurationError, SessionError
 __all__ = ["Governor", "Slot"]
 
 
-class Slot(msgspec.Struct, frozen=True, eq=False):
+class Slot(msgspec.Struct, frozen=True, eq=False, gc=False):
     """The right to have one request in flight.
 
     Attributes:
@@ -82,6 +82,8 @@ class Governor:
         self._closed = False
         self._held: set[Slot] = set()
         self._lost: set[Slot] = set()
+        self._busy = 0.0
+        self._busy_since = 0.0
         self.cool_downs = 0
 
     @property
@@ -102,6 +104,11 @@ class Governor:
     def cooling_for(self) -> float:
         """The seconds left of the pause that the server asked for; 0 if none."""
         return max(0.0, self._cool_until - self._clock.now())
+
+    def busy_for(self) -> float:
+        """The seconds so far in which anything was in flight."""
+        since = self._clock.now() - self._busy_since if self.in_flight else 0.0
+        return self._busy + since
 
     def take_free(self, now: float) -> Slot | None:
         """A slot, if there is one and nobody waits; else ``acquire`` has to be awaited."""
@@ -141,6 +148,8 @@ class Governor:
         """Give a slot back."""
         self._held.discard(slot)
         self._lost.discard(slot)
+        if not self._held and not self._lost:
+            self._busy += self._clock.now() - self._busy_since
         self._pump()
 
     def write_off(self, before: float) -> None:
@@ -191,6 +200,8 @@ class Governor:
         return not self._pool_size or self.in_flight < self._pool_size
 
     def _grant(self, now: float) -> Slot:
+        if not self._held and not self._lost:
+            self._busy_since = now
         slot = Slot(self._epoch, now)
         self._held.add(slot)
         self._granted += 1

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 
 import msgspec
 
@@ -13,8 +11,8 @@ from ._clock import Clock
 __all__ = ["Place", "Places"]
 
 
-class Place(msgspec.Struct, eq=False):
-    """One of them."""
+class Place(msgspec.Struct, eq=False, gc=False):
+    """One of them, and since when it is taken."""
 
     since: float
 
@@ -31,32 +29,26 @@ class Places:
         self._free = asyncio.Semaphore(count)
         self._clock = clock
         self._taken: set[Place] = set()
-        self._lost: set[Place] = set()
 
-    @property
-    def lost(self) -> int:
-        """How many are written off, and not over yet."""
-        return len(self._lost)
-
-    @asynccontextmanager
-    async def take(self) -> AsyncGenerator[Place]:
-        """Wait for one, and have it for a block."""
+    async def take(self) -> Place:
+        """Wait for one."""
         await self._free.acquire()
         place = Place(self._clock.now())
         self._taken.add(place)
-        try:
-            yield place
-        finally:
-            if place in self._taken:
-                self._taken.discard(place)
-                self._free.release()
-            self._lost.discard(place)
+        return place
+
+    def give_back(self, place: Place) -> bool:
+        """Leave it to others; False if it was written off, so that others have it already."""
+        if place not in self._taken:
+            return False
+        self._taken.discard(place)
+        self._free.release()
+        return True
 
     def write_off(self, before: float) -> int:
         """Those that were taken before then leave their places to others; how many these are."""
         lost = {place for place in self._taken if place.since < before}
         self._taken -= lost
-        self._lost |= lost
         for _ in lost:
             self._free.release()
         return len(lost)

@@ -135,18 +135,25 @@ class Poller(Generic[StateT]):
         clock: Where time comes from.
         chance: Where jitter comes from.
         pause: For how many seconds the server has asked not to be asked.
+        busy: For how many seconds so far it was asked things: waits before a retry are no load.
     """
 
     TAKE_ALONG = 0.25
     """The share of its interval by which a subscription may be served early, with another one."""
 
     def __init__(
-        self, reader: Reader[StateT], clock: Clock, chance: Chance, pause: Callable[[], float]
+        self,
+        reader: Reader[StateT],
+        clock: Clock,
+        chance: Chance,
+        pause: Callable[[], float],
+        busy: Callable[[], float],
     ) -> None:
         self._reader = reader
         self._clock = clock
         self._chance = chance
         self._pause = pause
+        self._busy = busy
         self._subscriptions: list[Subscription[StateT]] = []
         self._loop_task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
@@ -253,7 +260,7 @@ class Poller(Generic[StateT]):
                 if one.everything or observation.id in one.wanted:
                     one.on_observation(observation)
 
-        began = self._clock.now()
+        busy_before = self._busy()
         whole = [one for one in due if one.everything]
         seen = [one.seen_until for one in whole if one.seen_until is not None]
         since = min(seen) if seen and len(seen) == len(whole) else None
@@ -266,9 +273,9 @@ class Poller(Generic[StateT]):
         else:
             for one in whole:
                 one.seen_until = sight.since
-        now, pause = self._clock.now(), self._pause()
+        now, pause, took = self._clock.now(), self._pause(), self._busy() - busy_before
         for one in due:
-            one.schedule(now, pause, now - began, self._chance)
+            one.schedule(now, pause, took, self._chance)
             one.on_tick(trouble, sight.is_whole)
 
 

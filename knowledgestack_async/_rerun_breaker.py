@@ -27,6 +27,7 @@ class Breaker:
         chance: Where jitter comes from.
 
     Attributes:
+        is_open: Whether it is neither held back nor stopped.
         paused_by: Why it is held back now; None if it isn't.
         stopped_by: Why nothing more is sent; None while it may.
         on_stop: Called when it is stopped.
@@ -48,11 +49,13 @@ class Breaker:
         self._chance = chance
         self._strikes = 0
         self._pauses = 0
+        self._is_asking = False
         self._go = asyncio.Event()
         self._go.set()
         self._stopped = asyncio.Event()
         self._lost_before = float("-inf")
         self._has_succeeded = True
+        self.is_open = True
         self.paused_by: str | None = None
         self.stopped_by: str | None = None
         self.on_stop: Callable[[], None] = _tell_nobody
@@ -61,6 +64,7 @@ class Breaker:
 
     def stop(self, why: str) -> None:
         """Send nothing more."""
+        self.is_open = False
         self.stopped_by = self.stopped_by or why
         self._stopped.set()
         self._go.set()
@@ -72,6 +76,15 @@ class Breaker:
 
     async def may_go(self) -> bool:
         """Wait while it is paused; whether to go on then, False if it is stopped."""
+        if self.paused_by is not None and not self._is_asking:
+            self._is_asking = True
+            try:
+                await self.wait_until_back()
+                self._pauses += 1
+            finally:
+                self.paused_by, self.is_open = None, self.stopped_by is None
+                self._is_asking = False
+                self._go.set()
         await self._go.wait()
         return self.stopped_by is None
 
@@ -80,13 +93,12 @@ class Breaker:
         self._strikes = self._pauses = 0
         self._has_succeeded = True
 
-    async def failed(self, why: str, *, count: int, since: float, is_away: bool) -> None:
-        """So many were sent then, and failed in a way that may pass; held here if the server looks away."""
-        if self.stopped_by is not None or since < self._lost_before:
-            return
-        self._strikes += count
-        if is_away or self._strikes >= self.STRIKES:
-            await self.pause(why)
+    def failed(self, why: str, *, count: int, since: float, is_away: bool) -> None:
+        """So many were sent then, and failed in a way that may pass: pause, if the server looks away."""
+        if since >= self._lost_before:
+            self._strikes += count
+            if is_away or self._strikes >= self.STRIKES:
+                self._hold_back(why)
 
     async def pause(self, why: str) -> bool:
         """Hold everybody back until the server answers.
@@ -94,16 +106,14 @@ class Breaker:
         Returns:
             Whether to go on: False if it is stopped.
         """
-        if self.paused_by is None:
-            self.paused_by = why
-            self._go.clear()
-            try:
-                await self.wait_until_back()
-                self._pauses += 1
-            finally:
-                self.paused_by = None
-                self._go.set()
+        self._hold_back(why)
         return await self.may_go()
+
+    def _hold_back(self, why: str) -> None:
+        """From this moment on; whoever waits first is the one who asks."""
+        if self.is_open:
+            self.paused_by, self.is_open = why, False
+            self._go.clear()
 
     async def look_out(self) -> None:
         """Notice when the server goes silent: what hangs then would be waited for until it times out."""

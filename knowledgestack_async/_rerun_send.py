@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import nullcontext
-from math import inf
 from typing import Any
 
 import msgspec
 
 from ._clock import Clock
 from ._journal import ItemState, Journal, JournalItem
-from ._places import Places
+from ._places import Place, Places
 from ._rerun_breaker import Breaker
-from ._upstream import BulkAnswer, Upstream
+from ._upstream import Accepted, BulkAnswer, Upstream
 from .errors import (
     BadRequest,
     ConfigurationError,
@@ -90,7 +88,7 @@ class Sender:
         self._sending = 0
         self._left: int | None = None
         self._singly: set[str] = set()
-        self._workers = 0
+        self._workers = self._wanted = 0
         self.running = 0
 
     def started(self) -> None:
@@ -112,11 +110,13 @@ class Sender:
             How many were sent, if it is told how many to send at most.
         """
         self._left = most
+        self._workers = self._wanted = 0
         async with asyncio.TaskGroup() as self._group:
             self._add_workers(2 * self._concurrency)
         return (most or 0) - (self._left or 0)
 
     def _add_workers(self, count: int) -> None:
+        self._wanted += count
         self._workers += count
         for _ in range(count):
             self._group.create_task(self._work())
@@ -125,30 +125,24 @@ class Sender:
         """What is on its way since before then will hardly be answered: others go in its place."""
         self._add_workers(self._places.write_off(before) + self._bulk_places.write_off(before))
 
-    @property
-    def _has_surplus(self) -> bool:
-        """Whether there are more workers than needed, now that some have come back after all."""
-        lost = self._places.lost + self._bulk_places.lost
-        return self._workers > 2 * self._concurrency + lost
+    def _give_back(self, places: Places, place: Place) -> None:
+        """One that was written off has somebody else in its place, who is one too many now."""
+        self._wanted -= not places.give_back(place)
 
     async def _work(self) -> None:
-        try:
-            while await self._breaker.may_go() and not self._has_surplus:
-                if not await self._take_turn():
-                    return
-        finally:
-            self._workers -= 1
+        while self._breaker.is_open or await self._breaker.may_go():
+            if self._workers > self._wanted or not await self._take_turn():
+                break
+        self._workers -= 1
 
     async def _take_turn(self) -> bool:
         """Send something, or wait for a change; False where there won't be anything to send any more."""
         bulk = self._upstream.bulk_limit
-        async with self._bulk_places.take() if bulk else nullcontext():
-            room = self._room(bulk or 1)
-            found = await self._claim_and_send(room) if room else 0
+        found = await (self._send_in_bulk_place(bulk) if bulk else self._send_some(1))
         if found:
             return True
         # Nothing is planned any more, and nobody has anything in hand that could be again.
-        if self._sending == 0 and (room > 0 or self._left == 0):
+        if self._sending == 0 and (found is False or self._left == 0):
             self._changed.set()
             return False
         if self._breaker.stopped_by is None:
@@ -156,12 +150,23 @@ class Sender:
             await self._changed.wait()
         return True
 
+    async def _send_in_bulk_place(self, most: int) -> bool | None:
+        place = await self._bulk_places.take()
+        try:
+            if not await self._breaker.may_go():
+                return None
+            place.since = self._clock.now()
+            return await self._send_some(most)
+        finally:
+            self._give_back(self._bulk_places, place)
+
+    async def _send_some(self, most: int) -> bool | None:
+        """Whether there was something to send; None if there is no room for it now."""
+        room = self._room(most)
+        return await self._claim_and_send(room) > 0 if room else None
+
     def _room(self, most: int) -> int:
         """How many items may be claimed now."""
-        if self._breaker.stopped_by is not None:
-            return 0
-        if self._left is not None:
-            most = min(most, self._left)
         if self._rate is not None:
             most = min(most, max(1, int(self._rate)))  # not more than a second's at once
         if self._left is not None:
@@ -199,7 +204,7 @@ class Sender:
             wait = self._next_at - self._clock.now()
             if wait > 0:
                 await self._wait_or_stop(wait)
-            if self._breaker.stopped_by is not None:
+            if not await self._breaker.may_go():
                 return []
             items = await self._journal.claim(most)
             self._next_at = max(self._next_at, self._clock.now()) + len(items) / self._rate
@@ -245,23 +250,29 @@ class Sender:
         )
 
     async def _send_one(self, item: JournalItem) -> None:
-        since = inf
+        place = await self._places.take()
         try:
-            async with self._places.take() as place:
-                if not await self._breaker.may_go():
-                    back = {"state": ItemState.PLANNED, "tries": item.tries - 1}
-                    await self._settle([msgspec.structs.replace(item, **back)])
-                    return
-                since = place.since = self._clock.now()
-                accepted = await self._upstream.rerun(item.workflow_id)
+            accepted = await self._rerun(item, place)
         except KnowledgeStackError as error:
-            await self._conclude([item], error, since)
+            await self._conclude([item], error, place.since)
             return
-        tries = item.tries - 1 + accepted.tries
-        request_id = accepted.request_id
-        await self._settle(
-            [msgspec.structs.replace(item, tries=tries, request_id=request_id, **_ACCEPTED)]
-        )
+        if accepted is None:
+            now = {"state": ItemState.PLANNED, "tries": item.tries - 1}
+        else:
+            self._breaker.succeeded()
+            tries, request_id = item.tries - 1 + accepted.tries, accepted.request_id
+            now = {"tries": tries, "request_id": request_id, **_ACCEPTED}
+        await self._settle([msgspec.structs.replace(item, **now)])
+
+    async def _rerun(self, item: JournalItem, place: Place) -> Accepted | None:
+        """Rerun one in that place; None if the job was stopped before it was sent."""
+        try:
+            if not (self._breaker.is_open or await self._breaker.may_go()):
+                return None
+            place.since = self._clock.now()
+            return await self._upstream.rerun(item.workflow_id)
+        finally:
+            self._give_back(self._places, place)
 
     async def _send_bulk(self, items: Sequence[JournalItem]) -> None:
         versions: dict[str, list[JournalItem]] = {}
@@ -277,6 +288,7 @@ class Sender:
         except KnowledgeStackError as error:
             await self._conclude(items, error, since)
         else:
+            self._breaker.succeeded()
             settled = [
                 _in_bulk(item, version, answer)
                 for version in versions
@@ -308,19 +320,16 @@ class Sender:
             self._breaker.stop("a quota is used up")
         elif isinstance(error, Unauthorized | SessionError):
             self._breaker.stop(str(error))
-        await self._settle(concluded)
         if state in {ItemState.PLANNED, ItemState.UNKNOWN}:
             is_away = isinstance(error, ConnectionFailed | CredentialError)
             is_away = is_away or self._upstream.is_exhausted
-            count = len(items)
-            await self._breaker.failed(reason, count=count, since=since, is_away=is_away)
+            self._breaker.failed(reason, count=len(items), since=since, is_away=is_away)
+        await self._settle(concluded)
 
     async def _settle(self, items: Sequence[JournalItem]) -> None:
         """Write down where items are now, and tell of those that have their outcome."""
         await self._journal.update(items)
         for item in items:
-            if item.state is ItemState.ACCEPTED:
-                self._breaker.succeeded()
             if item.state is ItemState.PLANNED:
                 self._count(-1)
             elif not self._may_be_running(item):

@@ -7,7 +7,6 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from math import inf
 from ssl import SSLContext
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +16,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from ._clock import Clock
+from ._clock import Clock, Interruption
 from ._dialects import Target
 from ._version import __version__
 from ._wire import Answer, Secret
@@ -88,17 +87,16 @@ class Failure(msgspec.Struct, frozen=True):
     """The status and headers, where only the body is missing."""
 
 
-class _Progress:
+class _Progress(Interruption):
     """How far one try got: from the moment it has its connection on, the server may see it."""
 
-    __slots__ = ("began", "connection", "is_reused", "once", "sent", "waiting")
+    __slots__ = ("began", "connection", "is_reused", "once", "sent")
 
     def __init__(self, began: float, *, sent: bool, once: bool) -> None:
         self.began = began
         self.once = once
         self.sent = sent
         self.is_reused = sent
-        self.waiting = asyncio.timeout(None)
         self.connection: asyncio.BaseTransport | None = None
 
     def connected(self, connection: asyncio.BaseTransport | None, *, is_reused: bool) -> None:
@@ -235,14 +233,15 @@ class Transport:
         progress = _Progress(self._clock.now(), sent=not has_own_pool, once=once)
         _CURRENT_TRY.set(progress)
         try:
-            async with self._clock.timeout(timeout), progress.waiting:
-                if not patient:
-                    self._impatient.add(progress)
-                return await self._exchange(
-                    method, target, headers, credential, body, own_connection, once, progress
-                )
+            async with self._clock.timeout(timeout):
+                with progress:
+                    if not patient:
+                        self._impatient.add(progress)
+                    return await self._exchange(
+                        method, target, headers, credential, body, own_connection, once, progress
+                    )
         except TimeoutError:
-            if progress.waiting.expired():
+            if progress.was_interrupted:
                 return Failure("the server had gone silent", progress.sent, hung_up=True)
             return Failure(f"no answer within {timeout:.3g} s", progress.sent)
         except asyncio.CancelledError as error:
@@ -257,7 +256,7 @@ class Transport:
         for progress in list(self._impatient):
             if progress.began < before and not (progress.once and progress.sent):
                 self._impatient.discard(progress)
-                progress.waiting.reschedule(-inf)
+                progress.interrupt()
 
     async def _exchange(
         self,

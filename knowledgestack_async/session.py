@@ -329,6 +329,10 @@ class Session:
         """
         self._core.engine.presume_lost(before)
 
+    def busy_for(self) -> float:
+        """The seconds so far in which anything was in flight."""
+        return self._core.governor.busy_for()
+
     async def __aenter__(self) -> Self:
         core = self._core
         if self._is_view:

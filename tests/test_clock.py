@@ -64,7 +64,7 @@ async def test_cancelled_from_outside_and_too_late_at_once_it_stays_cancelled():
     waiting = asyncio.create_task(within(clock, SHORT))
     await asyncio.sleep(0)
     [block] = clock._alarm._running
-    block.expire()
+    block.interrupt()
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting

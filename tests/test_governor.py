@@ -401,6 +401,23 @@ async def test_what_is_written_off_still_has_its_connection_in_a_users_pool(cloc
     assert governor.in_flight == 3
 
 
+async def test_it_is_busy_while_anything_is_in_flight(clock):
+    governor = governor_of(clock)
+    first, second = await fill(governor, 2)
+    clock.time += 3
+    assert governor.busy_for() == 3
+    governor.release(first)
+    clock.time += 2
+    governor.write_off(clock.time)
+    clock.time += 1
+    governor.release(second)
+    clock.time += 50
+    assert governor.busy_for() == 6
+    await fill(governor, 1)
+    clock.time += 1
+    assert governor.busy_for() == 7
+
+
 async def test_closing_turns_everybody_away(clock):
     governor = governor_of(clock, ceiling=1)
     [slot] = await fill(governor, 1)

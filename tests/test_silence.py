@@ -11,7 +11,17 @@ from outages import BOUND, CASES, failed_box, go_through, until
 import knowledgestack_async as ks
 from knowledgestack_async._pulse import Pulse
 from knowledgestack_async.sandbox import Fault
-from support import KEY, QuickClock, answering, assert_within, http, ids_of, raw_server, run_id_of
+from support import (
+    KEY,
+    FakeClock,
+    QuickClock,
+    answering,
+    assert_within,
+    http,
+    ids_of,
+    raw_server,
+    run_id_of,
+)
 
 
 def new_path(folder):
@@ -53,6 +63,46 @@ async def test_whatever_a_job_does_it_goes_on_soon_after_an_outage(tmp_path, out
         return took
 
     await assert_within(BOUND, measure)
+
+
+async def test_waits_before_a_retry_dont_put_off_the_next_look(tmp_path):
+    async def measure():
+        options = CASES["canaries"] | {"lasting": 2.0}
+        took, _report, _silenced = await go_through(new_path(tmp_path), "503", **options)
+        return took
+
+    await assert_within(BOUND, measure)
+
+
+@pytest.mark.parametrize(("case", "most"), [("single", 57), ("one at a time", 8), ("in bulk", 400)])
+async def test_an_outage_leaves_hardly_more_unknown_than_was_on_its_way(tmp_path, case, most):
+    """Seven more, for eight failures in a row tell that it is one; a request of many tells it at once."""
+    _took, report, _silenced = await go_through(new_path(tmp_path), "502", **CASES[case])
+    assert 0 < report.counts["unknown"] <= most
+
+
+async def test_a_job_that_is_paused_is_left_soon(tmp_path):
+    async with failed_box(60) as box, box.session(clock=FakeClock()) as session:
+        failed = await ks.iter_ingestion_workflows(session)
+        box.faults.add(Fault("status", status=503, after=20))
+        async with asyncio.timeout(10):
+            options = {"journal": tmp_path / "j", "concurrency": 2}
+            async with ks.rerun_ingestions(session, failed, **options) as job:
+                await until(lambda: job.progress.paused)
+        assert job.report.counts == {"accepted": 20, "planned": 40}
+        assert job.report.stopped_by == "it was left before its end"
+
+
+async def test_what_waits_for_its_turn_in_bulk_is_not_sent_after_a_stop(tmp_path):
+    async with failed_box(1_500, dialect="system-jobs") as box, box.session() as session:
+        failed = await ks.iter_ingestion_workflows(session)
+        quota = Fault("status", method="POST", status=429, code="quota_exceeded")
+        box.faults.add(quota)
+        async with ks.rerun_ingestions(session, failed, journal=tmp_path / "j") as job:
+            report = await job.finish()
+        assert report.stopped_by == "a quota is used up"
+        assert sum(request.method == "POST" for request in box.requests) <= 2
+    assert report.counts == {"planned": 1_500}
 
 
 async def test_nothing_is_sent_into_a_silence_that_is_noticed(tmp_path):

@@ -87,6 +87,8 @@ def _poller(
     session.check_usable()
 
     def make() -> Poller[StateT]:
-        return Poller(make_reader(), session.clock, session.chance, session.cooling_for)
+        return Poller(
+            make_reader(), session.clock, session.chance, session.cooling_for, session.busy_for
+        )
 
     return session.share((kind, session.identity, session.patience), make)

@@ -122,7 +122,8 @@ def rerun_ingestions(
     have acted. What was being sent then is *unknown*, unless a newer run proves that it was accepted
     (by us, or overtaken by somebody else's rerun: that can't be told apart).
 
-    An outage pauses the job, and doesn't fail its items. A quota that is used up stops it.
+    An outage pauses the job, and doesn't fail its items; it goes on within five seconds of the server's
+    return. A quota that is used up stops it.
 
     Args:
         session: An open session.
@@ -134,7 +135,7 @@ def rerun_ingestions(
         concurrency: How many reruns are on their way at a time.
         max_in_flight: The most workflows of this job that may be running on the server's side.
         rate: The most reruns a second.
-        canary: How many to run to their end first.
+        canary: How many to run to their end first; unknown ones are replaced by others.
         abort_over: The share of these that may fail again, from 0 to 1; if more do, the job stops.
         resend_unknown: On resuming: whether what stays unknown is sent again. It may run twice.
         settle_after: Seconds that an unknown one has to show, before it is sent again.
