@@ -180,6 +180,17 @@ async def test_a_deadline_holds_for_a_list_that_has_to_be_asked_twice():
             assert asyncio.get_running_loop().time() - began < 0.45
 
 
+async def test_a_wait_that_the_list_ended_gives_the_whole_detail():
+    async with Sandbox(ingestions=40, statuses={"completed": 1.0}, api_key=KEY) as box:
+        ids = box.store.ids()[:20]
+        async with box.session() as session:
+            done = await asyncio.gather(*(ks.wait_for_ingestion(session, one) for one in ids))
+        assert [one.workflow_id for one in done] == ids
+        assert {type(one) for one in done} == {ks.WorkflowDetailResponse}
+        assert box.request_counts["list_ingestion_workflows"] == 1
+        assert box.request_counts["get_ingestion_workflow"] == 20
+
+
 async def test_a_wait_that_the_list_ended_keeps_its_deadline_for_the_detail():
     async with Sandbox(ingestions=40, statuses={"completed": 1.0}, api_key=KEY) as box:
         box.faults.add(Fault("silence", route="get_ingestion_workflow"))
