@@ -138,6 +138,11 @@ class Engine:
             progress.doubted |= problem.fault in {Fault.UNCERTAIN, Fault.ODD}
 
     @property
+    def was_heard(self) -> bool:
+        """Whether the server ever answered anything."""
+        return self._pulse.was_heard
+
+    @property
     def is_silent(self) -> bool:
         """Whether requests are in flight, and an answer to any of them is overdue."""
         return self._governor.in_flight > 0 and self._pulse.is_silent(self._clock.now())

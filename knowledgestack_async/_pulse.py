@@ -6,7 +6,11 @@ __all__ = ["Pulse"]
 
 
 class Pulse:
-    """Remembers when the server was heard last, and how long it takes to answer."""
+    """Remembers when the server was heard last, and how long it takes to answer.
+
+    Attributes:
+        was_heard: Whether there was ever any answer.
+    """
 
     SHORTEST = 3.0
     """Nothing shorter than so many seconds is a silence."""
@@ -16,6 +20,7 @@ class Pulse:
     """What is left of a slow answer's weight after one more."""
 
     def __init__(self) -> None:
+        self.was_heard = False
         self._listening_since = 0.0
         self._slowest = 0.0
 
@@ -25,6 +30,7 @@ class Pulse:
 
     def heard(self, now: float, took: float) -> None:
         """An answer came, after so many seconds."""
+        self.was_heard = True
         self._listening_since = now
         self._slowest = max(took, self._slowest * self.FADING)
 

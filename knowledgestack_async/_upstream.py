@@ -72,6 +72,10 @@ class Upstream(Protocol):
         """How many there are, asked once: a way to see whether the server answers."""
         ...
 
+    async def make_contact(self) -> None:
+        """Make sure that there is a server, before it is waited for as long as it takes."""
+        ...
+
     @property
     def is_silent(self) -> bool:
         """Whether an answer of the server's is overdue."""

@@ -244,6 +244,7 @@ class RerunJob:
         """All that comes before the first one is sent."""
         news: list[JournalItem] = []
         pause, settings = self._breaker.pause, self._settings
+        await self._upstream.make_contact()
         self.resumed = await self._journal.is_planned()
         if not self.resumed:
             await plan(self._journal, self._upstream, self._source, pause)

@@ -317,6 +317,11 @@ class Session:
         return self._core.governor.cooling_for()
 
     @property
+    def was_heard(self) -> bool:
+        """Whether the server ever answered anything."""
+        return self._core.engine.was_heard
+
+    @property
     def is_silent(self) -> bool:
         """Whether requests are in flight, and an answer to any of them is overdue."""
         return self._core.engine.is_silent

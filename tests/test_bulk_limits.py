@@ -56,6 +56,23 @@ async def test_a_planning_that_broke_off_leaves_no_targets_to_the_next(path):
         assert set(effects_by_id(box)) == set(ids[:10])
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+async def test_a_server_that_was_never_there_is_not_waited_for(path, resumed, clock):
+    async with failed_box(3) as box:
+        ids = list(box.store.ids())
+        async with box.session() as session:
+            if resumed:
+                box.faults.add(Fault("reset", method="POST", when="before"))
+                async with ks.rerun_ingestions(session, ids, journal=path) as job:
+                    assert (await job.finish()).counts == {"unknown": 3}
+        base_url = box.base_url
+    async with ks.Session(KEY, base_url, clock=clock) as session:
+        async with ks.rerun_ingestions(session, ids, journal=path) as job:
+            async with asyncio.timeout(SOON):
+                with pytest.raises(ks.ConnectionFailed):
+                    await job.finish()
+
+
 async def test_an_id_from_the_list_that_could_reach_another_route_is_refused(path, session):
     item = (await ks.list_ingestion_workflows(session)).items[0]
     evil = attrs.evolve(item, workflow_id="x/../y/cancel")

@@ -13,7 +13,7 @@ from .._retry import RetryPolicy
 from .._upstream import Accepted, BulkAnswer
 from .._wire import Call, Priority, check_id, read_bulk_answer
 from ..bulk import RerunJob, RerunSettings, Source
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, RequestError
 from ..models import WorkflowSummaryResponse
 from ..monitor import is_newer_run
 from ..session import Session
@@ -90,6 +90,15 @@ class _SessionUpstream:
     async def count(self) -> int:
         return (await read_page(self._once, 0, 1, {}, Priority.PROBE)).total
 
+    async def make_contact(self) -> None:
+        if self._session.was_heard:
+            return
+        try:
+            await read_page(self._session, 0, 1, {}, Priority.NORMAL)
+        except RequestError:
+            if not self._session.was_heard:
+                raise
+
     @property
     def is_silent(self) -> bool:
         return self._session.is_silent
@@ -145,6 +154,8 @@ def rerun_ingestions(
 
     Raises:
         ConfigurationError: An argument is wrong (at once), or an id (before anything is sent).
+        RequestError: While it runs: the session's server never answered anything, after the usual
+            tries. Once it did, it is waited for.
         JournalError: On entry: the journal is in use, torn, foreign, newer, or of another job.
 
     Example:
