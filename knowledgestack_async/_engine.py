@@ -144,8 +144,8 @@ class Engine:
 
     @property
     def is_silent(self) -> bool:
-        """Whether requests are in flight, and an answer to any of them is overdue."""
-        return self._governor.in_flight > 0 and self._pulse.is_silent(self._clock.now())
+        """Whether answers are expected, and one is overdue."""
+        return self._governor.expected > 0 and self._pulse.is_silent(self._clock.now())
 
     def presume_lost(self, before: float) -> None:
         """What has been in flight since before then will hardly be answered: the server had gone silent.
@@ -207,7 +207,7 @@ class Engine:
         progress.tries += 1
         self.requests += 1
         began = self._clock.now()
-        if self._governor.in_flight == 1:
+        if self._governor.expected == 1:
             self._pulse.asked(began)
         result = await self._transport.send(
             call.method,

@@ -97,6 +97,11 @@ class Governor:
         return len(self._held) + len(self._lost)
 
     @property
+    def expected(self) -> int:
+        """How many of them may still be answered: those that were not written off."""
+        return len(self._held)
+
+    @property
     def waiting(self) -> int:
         """How many calls wait for a slot."""
         return sum(not waiter.done() for queue in self._queues for waiter in queue)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 
 import msgspec
-
-from ._clock import Clock
 
 __all__ = ["Place", "Places"]
 
 
 class Place(msgspec.Struct, eq=False, gc=False):
-    """One of them, and since when it is taken."""
+    """One of them, and since when what it was taken for is on its way."""
 
-    since: float
+    since: float = inf
 
 
 class Places:
@@ -22,18 +21,16 @@ class Places:
 
     Args:
         count: How many there are.
-        clock: Where time comes from.
     """
 
-    def __init__(self, count: int, clock: Clock) -> None:
+    def __init__(self, count: int) -> None:
         self._free = asyncio.Semaphore(count)
-        self._clock = clock
         self._taken: set[Place] = set()
 
     async def take(self) -> Place:
         """Wait for one."""
         await self._free.acquire()
-        place = Place(self._clock.now())
+        place = Place()
         self._taken.add(place)
         return place
 
@@ -46,7 +43,7 @@ class Places:
         return True
 
     def write_off(self, before: float) -> int:
-        """Those that were taken before then leave their places to others; how many these are."""
+        """What is on its way since before then leaves its places to others; how many these are."""
         lost = {place for place in self._taken if place.since < before}
         self._taken -= lost
         for _ in lost:

@@ -77,8 +77,8 @@ class Sender:
         self._most_running = most_running
         self._follows = follows
         self._on_done = on_done
-        self._places = Places(concurrency, clock)
-        self._bulk_places = Places(self.BULK_AT_A_TIME, clock)
+        self._places = Places(concurrency)
+        self._bulk_places = Places(self.BULK_AT_A_TIME)
         self._changed = asyncio.Event()
         breaker.on_stop = self._changed.set
         breaker.on_lost = self._write_off

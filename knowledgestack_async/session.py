@@ -323,7 +323,7 @@ class Session:
 
     @property
     def is_silent(self) -> bool:
-        """Whether requests are in flight, and an answer to any of them is overdue."""
+        """Whether answers are expected, and one is overdue."""
         return self._core.engine.is_silent
 
     def presume_lost(self, before: float) -> None:
