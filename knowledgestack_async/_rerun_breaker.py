@@ -9,7 +9,7 @@ from contextlib import suppress
 from ._clock import Clock
 from ._retry import Chance
 from ._upstream import Upstream
-from .errors import KnowledgeStackError, QuotaExceeded, SessionError, Unauthorized
+from .errors import Forbidden, KnowledgeStackError, QuotaExceeded, SessionError, Unauthorized
 
 __all__ = ["Breaker"]
 
@@ -161,6 +161,8 @@ class Breaker:
             await self._upstream.count()
         except (Unauthorized, QuotaExceeded, SessionError) as error:
             self.stop(str(error))
+        except Forbidden:
+            return True  # it answers: this key may do other things
         except KnowledgeStackError:
             return False
         return True
