@@ -14,13 +14,22 @@ from ._clock import Clock
 from ._codec import DecodeError
 from ._dialects import Dialect, Route, Target
 from ._governor import Governor, Slot
+from ._hearing import Hearing
 from ._negotiation import Negotiation
 from ._problems import Problem, call_facts, hide_in_text, make_error, without_secrets
-from ._pulse import Pulse
 from ._retry import Chance, Fault, RetryBudget, decide, fault_of
 from ._settings import CallOptions, GivenKeys, KeySource
 from ._transport import Failure, Transport
-from ._wire import Answer, Call, Misdelivered, Priority, Secret, list_reader, read_retry_after
+from ._wire import (
+    Answer,
+    Call,
+    Misdelivered,
+    Priority,
+    Secret,
+    Withdrawn,
+    list_reader,
+    read_retry_after,
+)
 from .errors import RequestError
 
 __all__ = ["Done", "Engine"]
@@ -87,7 +96,7 @@ class Engine:
         self._clock = clock
         self._chance = chance
         self._wall_clock = wall_clock
-        self._pulse = Pulse()
+        self.hearing = Hearing(transport, governor, clock)
         self.budget = RetryBudget()
         self.given_keys = GivenKeys()
         self.requests = 0
@@ -98,6 +107,7 @@ class Engine:
 
         Raises:
             RequestError: It failed; which one, the tree of errors says.
+            Withdrawn: It isn't to be sent any more.
         """
         progress = _Progress(FOREVER)
         if options.deadline is not None:
@@ -114,6 +124,11 @@ class Engine:
                 dialect = self._negotiation.dialect
                 target = call.target(dialect)
                 outcome = await self._try_once(call, options, dialect, target, progress, slot)
+                if isinstance(outcome, Problem) and outcome.hung_up:  # pragma: no cover - untraced
+                    progress.was_hung_up = True
+                    progress.doubted |= outcome.fault is Fault.UNCERTAIN
+                    slot = self._governor.renew(slot)
+                    outcome = await self._try_once(call, options, dialect, target, progress, slot)
             finally:
                 self._governor.release(slot)
             if not isinstance(outcome, Problem):
@@ -131,30 +146,8 @@ class Engine:
                 ):
                     progress.moves += 1
                     continue
-            if problem.hung_up:  # pragma: no cover - Python 3.11 doesn't trace what is resumed so
-                progress.was_hung_up = True
-            else:
-                await self._wait_or_raise(call, options, target, progress, problem)
+            await self._wait_or_raise(call, options, target, progress, problem)
             progress.doubted |= problem.fault in {Fault.UNCERTAIN, Fault.ODD}
-
-    @property
-    def was_heard(self) -> bool:
-        """Whether the server ever answered anything."""
-        return self._pulse.was_heard
-
-    @property
-    def is_silent(self) -> bool:
-        """Whether answers are expected, and one is overdue."""
-        return self._governor.expected > 0 and self._pulse.is_silent(self._clock.now())
-
-    def presume_lost(self, before: float) -> None:
-        """What has been in flight since before then will hardly be answered: the server had gone silent.
-
-        What may be sent again is, at once, each call once. The rest waits on for its answer, but
-        doesn't count any more towards what may be in flight.
-        """
-        self._transport.hang_up(before)
-        self._governor.write_off(before)
 
     def _take_slot(self, progress: _Progress) -> Slot | None:
         """A slot that is free; waiting for one takes time, even where there is one."""
@@ -204,11 +197,11 @@ class Engine:
         if not isinstance(credential, Secret):
             credential = await self._ask_for_key(credential, call, options, progress, target)
         progress.secrets = (credential, options.key)
+        if call.may_send is not None and not call.may_send():
+            raise Withdrawn
         progress.tries += 1
         self.requests += 1
         began = self._clock.now()
-        if self._governor.expected == 1:
-            self._pulse.asked(began)
         result = await self._transport.send(
             call.method,
             target,
@@ -229,7 +222,7 @@ class Engine:
                 result.answer
             )  # pragma: no cover - a refusal that is cut; Python 3.11 doesn't trace it
         now = self._clock.now()
-        self._pulse.heard(now, now - began)
+        self.hearing.heard(now, now - began, once=not call.idempotent)
         return self._read_answer(call, dialect, result, slot, progress)
 
     async def _ask_for_key(

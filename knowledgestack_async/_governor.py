@@ -30,6 +30,10 @@ class Slot(msgspec.Struct, frozen=True, eq=False, gc=False):
     since: float
 
 
+def _age(slot: Slot) -> float:
+    return slot.since
+
+
 class Governor:
     """Hands out slots: first come, first served within a priority, and no priority starves.
 
@@ -97,11 +101,6 @@ class Governor:
         return len(self._held) + len(self._lost)
 
     @property
-    def expected(self) -> int:
-        """How many of them may still be answered: those that were not written off."""
-        return len(self._held)
-
-    @property
     def waiting(self) -> int:
         """How many calls wait for a slot."""
         return sum(not waiter.done() for queue in self._queues for waiter in queue)
@@ -157,9 +156,18 @@ class Governor:
             self._busy += self._clock.now() - self._busy_since
         self._pump()
 
-    def write_off(self, before: float) -> None:
-        """What has been in flight since before then is taken for lost, and leaves its place to others."""
-        self._lost |= {slot for slot in self._held if slot.since < before}
+    def renew(self, slot: Slot) -> Slot:
+        """A slot for another try in place of one, without waiting for it."""
+        self._held.discard(slot)
+        self._lost.discard(slot)
+        renewed = Slot(self._epoch, self._clock.now())
+        self._held.add(renewed)
+        return renewed
+
+    def write_off(self, before: float, most: int | None = None) -> None:
+        """What has been in flight since before then, the oldest first, leaves its place to others."""
+        old = sorted((slot for slot in self._held if slot.since < before), key=_age)
+        self._lost.update(old[:most])
         self._held -= self._lost
         self._pump()
 

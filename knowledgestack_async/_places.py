@@ -16,6 +16,10 @@ class Place(msgspec.Struct, eq=False, gc=False):
     since: float = inf
 
 
+def _age(place: Place) -> float:
+    return place.since
+
+
 class Places:
     """Places that are handed out, first come, first served.
 
@@ -42,10 +46,15 @@ class Places:
         self._free.release()
         return True
 
-    def write_off(self, before: float) -> int:
-        """What is on its way since before then leaves its places to others; how many these are."""
-        lost = {place for place in self._taken if place.since < before}
-        self._taken -= lost
+    def write_off(self, before: float, most: int | None = None) -> int:
+        """What is on its way since before then, the oldest first, leaves its places to others.
+
+        Returns:
+            How many these are.
+        """
+        old = sorted((place for place in self._taken if place.since < before), key=_age)
+        lost = old[:most]
+        self._taken.difference_update(lost)
         for _ in lost:
             self._free.release()
         return len(lost)

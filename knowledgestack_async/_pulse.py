@@ -6,11 +6,7 @@ __all__ = ["Pulse"]
 
 
 class Pulse:
-    """Remembers when the server was heard last, and how long it takes to answer.
-
-    Attributes:
-        was_heard: Whether there was ever any answer.
-    """
+    """Remembers when the server was heard last, and how long it takes to answer."""
 
     SHORTEST = 3.0
     """Nothing shorter than so many seconds is a silence."""
@@ -20,20 +16,17 @@ class Pulse:
     """What is left of a slow answer's weight after one more."""
 
     def __init__(self) -> None:
-        self.was_heard = False
-        self._listening_since = 0.0
+        self.heard_at: float | None = None
         self._slowest = 0.0
-
-    def asked(self, now: float) -> None:
-        """Something is sent, and nothing else is on its way: from now on an answer may come."""
-        self._listening_since = now
 
     def heard(self, now: float, took: float) -> None:
         """An answer came, after so many seconds."""
-        self.was_heard = True
-        self._listening_since = now
+        self.heard_at = now
         self._slowest = max(took, self._slowest * self.FADING)
 
-    def is_silent(self, now: float) -> bool:
-        """Whether an answer is overdue, if something is on its way."""
-        return now - self._listening_since >= max(self.SHORTEST, self.FACTOR * self._slowest)
+    def is_silent(self, now: float, asked_at: float | None) -> bool:
+        """Whether the answer to what was asked then, the oldest that waits for one, is overdue."""
+        if asked_at is None:
+            return False
+        since = asked_at if self.heard_at is None else max(self.heard_at, asked_at)
+        return now - since >= max(self.SHORTEST, self.FACTOR * self._slowest)

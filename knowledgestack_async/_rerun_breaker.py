@@ -33,7 +33,9 @@ class Breaker:
         on_stop: Called when it is stopped.
         on_back: Called when the server is back.
         on_lost: Called when a silent server is back: what is on its way since before that time will
-            hardly be answered. Once only until something succeeds, lest a slow server is flooded.
+            hardly be answered. Told with how many others may go in its place: all of them (None), but
+            only one at a time until something that was sent since succeeds, lest a slow server is
+            flooded.
     """
 
     STRIKES = 8
@@ -45,6 +47,7 @@ class Breaker:
 
     def __init__(self, upstream: Upstream, clock: Clock, chance: Chance) -> None:
         self._upstream = upstream
+        self._hearing = upstream.hearing
         self._clock = clock
         self._chance = chance
         self._strikes = 0
@@ -60,7 +63,7 @@ class Breaker:
         self.stopped_by: str | None = None
         self.on_stop: Callable[[], None] = _tell_nobody
         self.on_back: Callable[[], None] = _tell_nobody
-        self.on_lost: Callable[[float], None] = _tell_nobody
+        self.on_lost: Callable[[float, int | None], None] = _tell_nobody
 
     def stop(self, why: str) -> None:
         """Send nothing more."""
@@ -88,10 +91,12 @@ class Breaker:
         await self._go.wait()
         return self.stopped_by is None
 
-    def succeeded(self) -> None:
-        """The server took something."""
+    def succeeded(self, since: float) -> None:
+        """The server took something that was sent then."""
         self._strikes = self._pauses = 0
-        self._has_succeeded = True
+        if not self._has_succeeded and since >= self._lost_before:
+            self._has_succeeded = True
+            self._write_off(None)
 
     def failed(self, why: str, *, count: int, since: float, is_away: bool) -> None:
         """So many were sent then, and failed in a way that may pass: pause, if the server looks away."""
@@ -121,7 +126,8 @@ class Breaker:
             with suppress(TimeoutError):
                 async with self._clock.timeout(self.LOOK_EVERY):
                     await self._stopped.wait()
-            if self._upstream.is_silent:
+            self._note_lost()
+            if self._hearing.is_silent:
                 await self.pause("the server has gone silent")
 
     async def wait_until_back(self) -> None:
@@ -134,12 +140,13 @@ class Breaker:
                 longest = min(wait, self.LONGEST_WAIT)
                 await self._clock.sleep(longest * (0.75 + self._chance.random() / 2))
                 wait *= 2
-                was_silent |= self._upstream.is_silent
+                was_silent |= self._hearing.is_silent
                 asked_at = self._clock.now()
                 questions.add(asyncio.ensure_future(self._is_back()))
                 if await self._listen(questions):
                     if was_silent:
-                        self._presume_lost(asked_at)
+                        self._hearing.hang_up(asked_at)
+                    self._note_lost()
                     self.on_back()
                     return
         finally:
@@ -167,9 +174,14 @@ class Breaker:
             return False
         return True
 
-    def _presume_lost(self, before: float) -> None:
-        self._lost_before = before
-        self._upstream.presume_lost(before)
-        if self._has_succeeded:
+    def _note_lost(self) -> None:
+        """What the session takes for lost, for this job's sake or another's."""
+        before = self._hearing.lost_before
+        if before > self._lost_before:
+            self._lost_before = before
+            self._write_off(None if self._has_succeeded else 1)
             self._has_succeeded = False
-            self.on_lost(before)
+
+    def _write_off(self, most: int | None) -> None:
+        self._hearing.write_off(self._lost_before, most)
+        self.on_lost(self._lost_before, most)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -121,9 +122,10 @@ class Sender:
         for _ in range(count):
             self._group.create_task(self._work())
 
-    def _write_off(self, before: float) -> None:
+    def _write_off(self, before: float, most: int | None) -> None:
         """What is on its way since before then will hardly be answered: others go in its place."""
-        self._add_workers(self._places.write_off(before) + self._bulk_places.write_off(before))
+        lost = (places.write_off(before, most) for places in (self._places, self._bulk_places))
+        self._add_workers(sum(lost))
 
     def _give_back(self, places: Places, place: Place) -> None:
         """One that was written off has somebody else in its place, who is one too many now."""
@@ -155,15 +157,14 @@ class Sender:
         try:
             if not await self._breaker.may_go():
                 return None
-            place.since = self._clock.now()
-            return await self._send_some(most)
+            return await self._send_some(most, place)
         finally:
             self._give_back(self._bulk_places, place)
 
-    async def _send_some(self, most: int) -> bool | None:
+    async def _send_some(self, most: int, bulk_place: Place | None = None) -> bool | None:
         """Whether there was something to send; None if there is no room for it now."""
         room = self._room(most)
-        return await self._claim_and_send(room) > 0 if room else None
+        return await self._claim_and_send(room, bulk_place) > 0 if room else None
 
     def _room(self, most: int) -> int:
         """How many items may be claimed now."""
@@ -175,7 +176,7 @@ class Sender:
             most = min(most, self._most_running - self.running - self._reserved)
         return max(0, most)
 
-    async def _claim_and_send(self, room: int) -> int:
+    async def _claim_and_send(self, room: int, bulk_place: Place | None) -> int:
         self._reserved += room
         try:
             items = await self._claim(room)
@@ -185,7 +186,7 @@ class Sender:
             self._count(len(items))
             self._sending += 1
             try:
-                await self._send(items)
+                await self._send(items, bulk_place)
             finally:
                 self._sending -= 1
                 self._changed.set()
@@ -221,14 +222,14 @@ class Sender:
             for one in waits:
                 one.cancel()
 
-    async def _send(self, items: Sequence[JournalItem]) -> None:
-        if self._upstream.bulk_limit is None:
+    async def _send(self, items: Sequence[JournalItem], bulk_place: Place | None) -> None:
+        if bulk_place is None:
             await self._send_each(items)
             return
         together = [item for item in items if self._goes_in_bulk(item)]
         alone = [item for item in items if not self._goes_in_bulk(item)]
         if together:
-            await self._send_bulk(together)
+            await self._send_bulk(together, bulk_place)
         await self._send_each(alone)
 
     async def _send_each(self, items: Sequence[JournalItem]) -> None:
@@ -257,38 +258,53 @@ class Sender:
             await self._conclude([item], error, place.since)
             return
         if accepted is None:
-            now = {"state": ItemState.PLANNED, "tries": item.tries - 1}
-        else:
-            self._breaker.succeeded()
-            tries, request_id = item.tries - 1 + accepted.tries, accepted.request_id
-            now = {"tries": tries, "request_id": request_id, **_ACCEPTED}
-        await self._settle([msgspec.structs.replace(item, **now)])
+            await self._put_back([item])
+            return
+        self._breaker.succeeded(place.since)
+        tries, request_id = item.tries - 1 + accepted.tries, accepted.request_id
+        await self._settle(
+            [msgspec.structs.replace(item, tries=tries, request_id=request_id, **_ACCEPTED)]
+        )
+
+    async def _put_back(self, items: Sequence[JournalItem]) -> None:
+        """They were not sent, or refused: somebody takes them again, if the job goes on."""
+        back = {"state": ItemState.PLANNED}
+        await self._settle(
+            [msgspec.structs.replace(item, tries=item.tries - 1, **back) for item in items]
+        )
+
+    def _may_send(self, place: Place) -> bool:
+        """Whether what has that place may be sent now; it is on its way from now on."""
+        if self._breaker.is_open:
+            place.since = self._clock.now()
+        return self._breaker.is_open
 
     async def _rerun(self, item: JournalItem, place: Place) -> Accepted | None:
-        """Rerun one in that place; None if the job was stopped before it was sent."""
+        """Rerun one in that place; None if the job was paused or stopped before it was sent."""
         try:
             if not (self._breaker.is_open or await self._breaker.may_go()):
                 return None
-            place.since = self._clock.now()
-            return await self._upstream.rerun(item.workflow_id)
+            return await self._upstream.rerun(item.workflow_id, partial(self._may_send, place))
         finally:
             self._give_back(self._places, place)
 
-    async def _send_bulk(self, items: Sequence[JournalItem]) -> None:
+    async def _send_bulk(self, items: Sequence[JournalItem], place: Place) -> None:
         versions: dict[str, list[JournalItem]] = {}
         for item in items:
             versions.setdefault(_version(item), []).append(item)
-        since = self._clock.now()
         try:
-            answer = await self._upstream.rerun_many(list(versions))
+            answer = await self._upstream.rerun_many(list(versions), partial(self._may_send, place))
         except (BadRequest, UnprocessableEntity, NotFound):
             # Nothing acted: one of them can't be in a bulk rerun, or the server has none after all.
             self._singly |= {item.workflow_id for item in items}
             await self._send_each(items)
         except KnowledgeStackError as error:
-            await self._conclude(items, error, since)
+            await self._conclude(items, error, place.since)
         else:
-            self._breaker.succeeded()
+            if answer is None:
+                await self._put_back(items)
+                return
+            self._breaker.succeeded(place.since)
             settled = [
                 _in_bulk(item, version, answer)
                 for version in versions

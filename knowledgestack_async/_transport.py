@@ -90,11 +90,12 @@ class Failure(msgspec.Struct, frozen=True):
 class _Progress(Interruption):
     """How far one try got: from the moment it has its connection on, the server may see it."""
 
-    __slots__ = ("began", "connection", "is_reused", "once", "sent")
+    __slots__ = ("began", "connection", "is_reused", "once", "patient", "sent")
 
-    def __init__(self, began: float, *, sent: bool, once: bool) -> None:
+    def __init__(self, began: float, *, sent: bool, once: bool, patient: bool) -> None:
         self.began = began
         self.once = once
+        self.patient = patient
         self.sent = sent
         self.is_reused = sent
         self.connection: asyncio.BaseTransport | None = None
@@ -176,7 +177,7 @@ class Transport:
         self._clock = clock
         self._pooled: aiohttp.ClientSession | None = None
         self._single: aiohttp.ClientSession | None = None
-        self._impatient: set[_Progress] = set()
+        self._tries: set[_Progress] = set()
         self.bytes_in = 0
 
     def open(self) -> None:
@@ -230,13 +231,12 @@ class Transport:
         it leaves here, a cancellation's traceback included.
         """
         has_own_pool = self._options.client_session is None
-        progress = _Progress(self._clock.now(), sent=not has_own_pool, once=once)
+        progress = _Progress(self._clock.now(), sent=not has_own_pool, once=once, patient=patient)
         _CURRENT_TRY.set(progress)
         try:
             async with self._clock.timeout(timeout):
                 with progress:
-                    if not patient:
-                        self._impatient.add(progress)
+                    self._tries.add(progress)
                     return await self._exchange(
                         method, target, headers, credential, body, own_connection, once, progress
                     )
@@ -247,15 +247,21 @@ class Transport:
         except asyncio.CancelledError as error:
             cancelled = error
         finally:
-            self._impatient.discard(progress)
+            self._tries.discard(progress)
         cancelled.__traceback__ = cancelled.__context__ = None
         raise cancelled
 
+    def oldest(self, since: float, *, once: bool) -> float | None:
+        """When the oldest began of those that wait and began after that; ``once``: of these only."""
+        began = (one.began for one in self._tries if one.began >= since and one.once >= once)
+        return min(began, default=None)
+
     def hang_up(self, before: float) -> None:
         """End what has waited since before then, where the server never saw it or may see it twice."""
-        for progress in list(self._impatient):
-            if progress.began < before and not (progress.once and progress.sent):
-                self._impatient.discard(progress)
+        for progress in self._tries:
+            is_safe = not (progress.once and progress.sent)
+            if progress.began < before and is_safe and not progress.patient:
+                progress.patient = True
                 progress.interrupt()
 
     async def _exchange(

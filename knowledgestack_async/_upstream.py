@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Protocol
 
 import attrs
@@ -10,7 +10,7 @@ import attrs
 from .models import WorkflowSummaryResponse
 from .watching import Watch
 
-__all__ = ["Accepted", "BulkAnswer", "Upstream"]
+__all__ = ["Accepted", "BulkAnswer", "Hearing", "Upstream"]
 
 
 @attrs.frozen
@@ -30,6 +30,28 @@ class BulkAnswer:
     request_id: str | None
 
 
+class Hearing(Protocol):
+    """Whether the server still speaks, and what is done about what it won't answer any more."""
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether an answer of the server's is overdue."""
+        ...
+
+    @property
+    def lost_before(self) -> float:
+        """What was sent before then and still waits will hardly be answered."""
+        ...
+
+    def hang_up(self, before: float) -> None:
+        """Send again what waits since before then, where that does no harm."""
+        ...
+
+    def write_off(self, before: float, most: int | None) -> None:
+        """Let others go in the place of what is on its way since before then, the oldest first."""
+        ...
+
+
 class Upstream(Protocol):
     """What a job calls."""
 
@@ -42,8 +64,8 @@ class Upstream(Protocol):
         """An id that can be sent."""
         ...
 
-    async def rerun(self, workflow_id: str) -> Accepted:
-        """Rerun one."""
+    async def rerun(self, workflow_id: str, may_send: Callable[[], bool]) -> Accepted | None:
+        """Rerun one; None if, asked before each try, ``may_send`` says no."""
         ...
 
     @property
@@ -56,8 +78,10 @@ class Upstream(Protocol):
         """Whether the session's retry budget is used up."""
         ...
 
-    async def rerun_many(self, version_ids: Sequence[str]) -> BulkAnswer:
-        """Rerun many."""
+    async def rerun_many(
+        self, version_ids: Sequence[str], may_send: Callable[[], bool]
+    ) -> BulkAnswer | None:
+        """Rerun many; None if, asked before each try, ``may_send`` says no."""
         ...
 
     async def read(self, workflow_id: str) -> WorkflowSummaryResponse:
@@ -77,12 +101,8 @@ class Upstream(Protocol):
         ...
 
     @property
-    def is_silent(self) -> bool:
-        """Whether an answer of the server's is overdue."""
-        ...
-
-    def presume_lost(self, before: float) -> None:
-        """Don't count on answers to what is on its way since before then."""
+    def hearing(self) -> Hearing:
+        """Whether the server still speaks."""
         ...
 
     def follow(self) -> Watch[WorkflowSummaryResponse]:

@@ -28,6 +28,7 @@ __all__ = [
     "Misdelivered",
     "Priority",
     "Secret",
+    "Withdrawn",
     "check_base_url",
     "check_credential",
     "check_id",
@@ -136,6 +137,10 @@ class Misdelivered(Exception):
     """The answer is about something else than was asked: a late one to an earlier request."""
 
 
+class Withdrawn(Exception):
+    """The call isn't to be sent any more; where it was sent before, the server refused it."""
+
+
 class Call(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     """One call in the API's terms; which path and query that is, is the dialect's to say.
 
@@ -154,6 +159,7 @@ class Call(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
             its own proves that it belongs to it.
         credential: What to send instead of the session's key.
         exempt: Whether it is sent again even when the session's retry budget is empty.
+        may_send: Asked at the last moment before each try; if it says no, the call is withdrawn.
     """
 
     method: str
@@ -169,6 +175,7 @@ class Call(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     own_connection: bool = False
     credential: Secret | None = None
     exempt: bool = False
+    may_send: Callable[[], bool] | None = None
 
     def __repr__(self) -> str:
         return f"<Call: {self.method} {self.route or ''}>"

@@ -84,6 +84,8 @@ class RerunJob:
     WAITING_OUTCOMES = 1000
     PUBLISH_EVERY = 1.0
     RATE_WINDOW = 30.0
+    TIME_TO_LOOK = 1.0
+    """Seconds after which a watch that was told of a server's return knows better if it isn't back."""
 
     def __init__(
         self,
@@ -177,7 +179,8 @@ class RerunJob:
         return self
 
     async def __anext__(self) -> RerunOutcome:
-        if self._work is None:
+        work = self._work
+        if work is None:
             raise SessionError("use a bulk rerun with 'async with', and iterate inside of it")
         if self._is_exhausted:
             raise StopAsyncIteration
@@ -185,7 +188,7 @@ class RerunJob:
         if outcome is not None:
             return outcome
         self._is_exhausted = True
-        await self._work  # what ended it comes up here
+        await work  # what ended it comes up here
         self._report = await self._read_report()
         raise StopAsyncIteration
 
@@ -361,7 +364,8 @@ class RerunJob:
             self._note_trouble(changes)
             ours = [change for change in changes if change.workflow_id in self._followed]
             ended = {change.workflow_id: change for change in ours if change.is_final}
-            self._seen_running |= {change.workflow_id for change in ours} & self._held
+            seen = {change.workflow_id for change in ours if change.state is not None}
+            self._seen_running |= seen & self._held
             for workflow_id, change in ended.items():
                 if workflow_id not in self._held:
                     good = change.current == "completed"
@@ -380,7 +384,14 @@ class RerunJob:
         is_troubled = any(change.kind is ChangeKind.TROUBLE for change in changes)
         if is_troubled and (waiting is None or waiting.done()):
             # The watch looks more and more seldom, and would see late that the server is back.
-            self._waiting_for_return = self._start_beside(self._breaker.wait_until_back())
+            self._waiting_for_return = self._start_beside(self._wait_for_return())
+
+    async def _wait_for_return(self) -> None:
+        while True:
+            await self._breaker.wait_until_back()
+            await self._clock.sleep(self.TIME_TO_LOOK)
+            if self._trouble is None:
+                return
 
     async def _tell_ends(self, ended: Mapping[str, StatusChange[WorkflowSummaryResponse]]) -> None:
         found = await self._journal.find([one for one in ended if one not in self._held])

@@ -24,6 +24,7 @@ from ._codec import decode_json, encode_json, load_long_way
 from ._dialects import Dialect, Target
 from ._engine import Done, Engine
 from ._governor import Governor
+from ._hearing import Hearing
 from ._negotiation import Negotiation
 from ._retry import Chance, RetryPolicy
 from ._settings import (
@@ -317,22 +318,9 @@ class Session:
         return self._core.governor.cooling_for()
 
     @property
-    def was_heard(self) -> bool:
-        """Whether the server ever answered anything."""
-        return self._core.engine.was_heard
-
-    @property
-    def is_silent(self) -> bool:
-        """Whether answers are expected, and one is overdue."""
-        return self._core.engine.is_silent
-
-    def presume_lost(self, before: float) -> None:
-        """Don't count on answers to what has been in flight since before then, by the session's clock.
-
-        For one who saw the server go silent and come back. What may be sent again is, at once; the
-        rest waits on, beside what may be in flight from now on.
-        """
-        self._core.engine.presume_lost(before)
+    def hearing(self) -> Hearing:
+        """Whether the server still speaks."""
+        return self._core.engine.hearing
 
     def busy_for(self) -> float:
         """The seconds so far in which anything was in flight."""

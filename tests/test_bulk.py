@@ -590,7 +590,7 @@ async def test_baselines_of_many_bare_ids_come_from_a_sweep(path, monkeypatch):
 async def test_what_no_server_says_is_concluded_too(path, monkeypatch, error, counts, stops):
     from knowledgestack_async.api.reruns import _SessionUpstream
 
-    async def fail(_self: object, _workflow_id: str) -> None:
+    async def fail(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(_SessionUpstream, "rerun", fail)

@@ -207,7 +207,9 @@ async def rerun_ingestion_workflow(
     return (await session.execute(rerun_call(check_id(workflow_id)))).value
 
 
-def rerun_call(workflow_id: str) -> Call[WorkflowActionResponse]:
+def rerun_call(
+    workflow_id: str, may_send: Callable[[], bool] | None = None
+) -> Call[WorkflowActionResponse]:
     """The call that reruns one ingestion."""
     return Call(
         method="POST",
@@ -217,6 +219,7 @@ def rerun_call(workflow_id: str) -> Call[WorkflowActionResponse]:
         idempotent=False,
         effect=True,
         route=Route.INGESTION,
+        may_send=may_send,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from typing import cast
 
 from .._codec import encode_json, pack_ending
@@ -11,7 +11,7 @@ from .._dialects import Dialect, Route, Target
 from .._journal import SqliteJournal
 from .._retry import RetryPolicy
 from .._upstream import Accepted, BulkAnswer
-from .._wire import Call, Priority, check_id, read_bulk_answer
+from .._wire import Call, Priority, Withdrawn, check_id, read_bulk_answer
 from ..bulk import RerunJob, RerunSettings, Source
 from ..errors import ConfigurationError, RequestError
 from ..models import WorkflowSummaryResponse
@@ -42,6 +42,7 @@ class _SessionUpstream:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self.hearing = session.hearing
         self._once = session.with_options(deadline=30.0, retry=RetryPolicy(tries=1))
 
     @property
@@ -59,25 +60,33 @@ class _SessionUpstream:
     def check(self, target: object) -> str:
         return check_id(target)
 
-    async def rerun(self, workflow_id: str) -> Accepted:
-        done = await self._session.execute(rerun_call(workflow_id))
+    async def rerun(self, workflow_id: str, may_send: Callable[[], bool]) -> Accepted | None:
+        try:
+            done = await self._session.execute(rerun_call(workflow_id, may_send))
+        except Withdrawn:
+            return None
         return Accepted(done.request_id, done.tries)
 
-    async def rerun_many(self, version_ids: Sequence[str]) -> BulkAnswer:
+    async def rerun_many(
+        self, version_ids: Sequence[str], may_send: Callable[[], bool]
+    ) -> BulkAnswer | None:
         def target(dialect: Dialect) -> Target:
             fallback = dialect.paths[Route.LIST_INGESTIONS] + "/bulk-rerun"
             return Target(dialect.paths.get(Route.BULK_RERUN, fallback))
 
-        done = await self._session.execute(
-            Call(
-                method="POST",
-                target=target,
-                read=read_bulk_answer,
-                idempotent=False,
-                effect=True,
-                body=encode_json({"document_version_ids": version_ids}),
-            )
+        call = Call(
+            method="POST",
+            target=target,
+            read=read_bulk_answer,
+            idempotent=False,
+            effect=True,
+            body=encode_json({"document_version_ids": version_ids}),
+            may_send=may_send,
         )
+        try:
+            done = await self._session.execute(call)
+        except Withdrawn:
+            return None
         succeeded, failed = done.value
         return BulkAnswer(succeeded, failed, done.request_id)
 
@@ -91,20 +100,13 @@ class _SessionUpstream:
         return (await read_page(self._once, 0, 1, {}, Priority.PROBE)).total
 
     async def make_contact(self) -> None:
-        if self._session.was_heard:
+        if self.hearing.was_heard:
             return
         try:
             await read_page(self._session, 0, 1, {}, Priority.NORMAL)
         except RequestError:
-            if not self._session.was_heard:
+            if not self.hearing.was_heard:
                 raise
-
-    @property
-    def is_silent(self) -> bool:
-        return self._session.is_silent
-
-    def presume_lost(self, before: float) -> None:
-        self._session.presume_lost(before)
 
     def follow(self) -> Watch[WorkflowSummaryResponse]:
         return make_watch(self._session, (), stays_open=True, pack=pack_ending)

@@ -21,7 +21,7 @@ async def make_contact(session: ks.Session) -> None:
     Raises:
         KnowledgeStackError: It can't be asked, after the usual tries.
     """
-    if not session.was_heard:
+    if not session.hearing.was_heard:
         await ks.list_ingestion_workflows(session, page_size=1)
 
 
