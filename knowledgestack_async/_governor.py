@@ -88,7 +88,7 @@ class Governor:
         self._lost: set[Slot] = set()
         self._busy = 0.0
         self._busy_since = 0.0
-        self.cool_downs = 0
+        self.cool_downs: int = 0
 
     @property
     def limit(self) -> int:

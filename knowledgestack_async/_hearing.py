@@ -23,7 +23,7 @@ class Hearing:
         self._clock = clock
         self._of_all = Pulse()
         self._of_what_goes_once = Pulse()
-        self.lost_before = float("-inf")
+        self.lost_before: float = float("-inf")
 
     @property
     def was_heard(self) -> bool:

@@ -178,7 +178,7 @@ class Transport:
         self._pooled: aiohttp.ClientSession | None = None
         self._single: aiohttp.ClientSession | None = None
         self._tries: set[_Progress] = set()
-        self.bytes_in = 0
+        self.bytes_in: int = 0
 
     def open(self) -> None:
         """Make the pool; nothing is connected yet.
