@@ -60,15 +60,20 @@ def silenced_in(box, targets):
             yield from [request.id] if request.id else [workflows[one] for one in many]
 
 
-async def go_through(path, outage, *, after, count=300, lasting=6.0, ids=0, box=None, **options):
+async def go_through(
+    path, outage, *, after, count=300, lasting=6.0, ids=0, box=None, factor=20.0, **options
+):
     """A job through an outage.
+
+    A short silence is seen as such only where answers come at once: then time must not pass so many
+    times as fast that a busy machine looks like a slow server.
 
     Returns:
         The seconds from the server's return to the next rerun, the report, and what was in the
         reruns that were not answered.
     """
     async with failed_box(count, **(box or {})) as server:
-        clock = QuickClock()
+        clock = QuickClock(factor)
         async with server.session(clock=clock, timeout=20.0) as session:
             targets = list(await ks.iter_ingestion_workflows(session))
             source = [target.workflow_id for target in targets[:ids]] if ids else targets

@@ -15,7 +15,7 @@ async def test_a_job_goes_on_soon_after_an_outage(tmp_path, case, outage, lastin
     journals = (tmp_path / f"{number}.journal" for number in range(10))
 
     async def measure() -> float:
-        options = CASES[case] | {"lasting": lasting}
+        options = CASES[case] | {"lasting": lasting, "factor": 8.0 if lasting < 5 else 20.0}
         took, _report, _silenced = await go_through(next(journals), outage, **options)
         return took
 
