@@ -154,7 +154,8 @@ class Governor:
         self._lost.discard(slot)
         if not self._held and not self._lost:
             self._busy += self._clock.now() - self._busy_since
-        self._pump()
+        if any(self._queues):
+            self._pump()
 
     def renew(self, slot: Slot) -> Slot:
         """A slot for another try in place of one, without waiting for it."""
