@@ -124,7 +124,8 @@ class Engine:
                 dialect = self._negotiation.dialect
                 target = call.target(dialect)
                 outcome = await self._try_once(call, options, dialect, target, progress, slot)
-                if isinstance(outcome, Problem) and outcome.hung_up:  # pragma: no cover - untraced
+                # Tested, but Python 3.11 doesn't trace what an interruption resumes.
+                if isinstance(outcome, Problem) and outcome.hung_up:  # pragma: no cover
                     progress.was_hung_up = True
                     progress.doubted |= outcome.fault is Fault.UNCERTAIN
                     slot = self._governor.renew(slot)
@@ -198,7 +199,7 @@ class Engine:
             credential = await self._ask_for_key(credential, call, options, progress, target)
         progress.secrets = (credential, options.key)
         if call.may_send is not None and not call.may_send():
-            raise Withdrawn
+            raise Withdrawn(progress.tries)
         progress.tries += 1
         self.requests += 1
         began = self._clock.now()

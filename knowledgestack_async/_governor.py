@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from contextvars import Context
 from math import inf
+from operator import attrgetter
 
 import msgspec
 
@@ -28,10 +29,6 @@ class Slot(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     epoch: int
     since: float
-
-
-def _age(slot: Slot) -> float:
-    return slot.since
 
 
 class Governor:
@@ -167,7 +164,7 @@ class Governor:
 
     def write_off(self, before: float, most: int | None = None) -> None:
         """What has been in flight since before then, the oldest first, leaves its place to others."""
-        old = sorted((slot for slot in self._held if slot.since < before), key=_age)
+        old = sorted((slot for slot in self._held if slot.since < before), key=attrgetter("since"))
         self._lost.update(old[:most])
         self._held -= self._lost
         self._pump()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from math import inf
+from operator import attrgetter
 
 import msgspec
 
@@ -14,10 +15,6 @@ class Place(msgspec.Struct, eq=False, gc=False):
     """One of them, and since when what it was taken for is on its way."""
 
     since: float = inf
-
-
-def _age(place: Place) -> float:
-    return place.since
 
 
 class Places:
@@ -52,7 +49,9 @@ class Places:
         Returns:
             How many these are.
         """
-        old = sorted((place for place in self._taken if place.since < before), key=_age)
+        old = sorted(
+            (place for place in self._taken if place.since < before), key=attrgetter("since")
+        )
         lost = old[:most]
         self._taken.difference_update(lost)
         for _ in lost:

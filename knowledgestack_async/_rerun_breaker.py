@@ -28,6 +28,8 @@ class Breaker:
 
     Attributes:
         is_open: Whether it is neither held back nor stopped.
+        holds_all: Whether what was begun already is held back, too, for it would hardly be answered. A
+            server that only refuses does no harm to it, and may take some.
         paused_by: Why it is held back now; None if it isn't.
         stopped_by: Why nothing more is sent; None while it may.
         on_stop: Called when it is stopped.
@@ -59,6 +61,7 @@ class Breaker:
         self._lost_before = float("-inf")
         self._has_succeeded = True
         self.is_open = True
+        self.holds_all = False
         self.paused_by: str | None = None
         self.stopped_by: str | None = None
         self.on_stop: Callable[[], None] = _tell_nobody
@@ -67,7 +70,7 @@ class Breaker:
 
     def stop(self, why: str) -> None:
         """Send nothing more."""
-        self.is_open = False
+        self.is_open, self.holds_all = False, True
         self.stopped_by = self.stopped_by or why
         self._stopped.set()
         self._go.set()
@@ -86,6 +89,7 @@ class Breaker:
                 self._pauses += 1
             finally:
                 self.paused_by, self.is_open = None, self.stopped_by is None
+                self.holds_all = not self.is_open
                 self._is_asking = False
                 self._go.set()
         await self._go.wait()
@@ -102,8 +106,9 @@ class Breaker:
         """So many were sent then, and failed in a way that may pass: pause, if the server looks away."""
         if since >= self._lost_before:
             self._strikes += count
-            if is_away or self._strikes >= self.STRIKES:
-                self._hold_back(why)
+            is_struck = self._strikes >= self.STRIKES
+            if is_away or is_struck:
+                self._hold_back(why, everything=is_struck)
 
     async def pause(self, why: str) -> bool:
         """Hold everybody back until the server answers.
@@ -111,14 +116,15 @@ class Breaker:
         Returns:
             Whether to go on: False if it is stopped.
         """
-        self._hold_back(why)
+        self._hold_back(why, everything=True)
         return await self.may_go()
 
-    def _hold_back(self, why: str) -> None:
+    def _hold_back(self, why: str, *, everything: bool) -> None:
         """From this moment on; whoever waits first is the one who asks."""
         if self.is_open:
             self.paused_by, self.is_open = why, False
             self._go.clear()
+        self.holds_all |= everything
 
     async def look_out(self) -> None:
         """Notice when the server goes silent: what hangs then would be waited for until it times out."""

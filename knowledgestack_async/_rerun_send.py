@@ -14,6 +14,7 @@ from ._journal import ItemState, Journal, JournalItem
 from ._places import Place, Places
 from ._rerun_breaker import Breaker
 from ._upstream import Accepted, BulkAnswer, Upstream
+from ._wire import Withdrawn
 from .errors import (
     BadRequest,
     ConfigurationError,
@@ -254,11 +255,11 @@ class Sender:
         place = await self._places.take()
         try:
             accepted = await self._rerun(item, place)
+        except Withdrawn as withdrawn:
+            await self._put_back([item], withdrawn.tries)
+            return
         except KnowledgeStackError as error:
             await self._conclude([item], error, place.since)
-            return
-        if accepted is None:
-            await self._put_back([item])
             return
         self._breaker.succeeded(place.since)
         tries, request_id = item.tries - 1 + accepted.tries, accepted.request_id
@@ -266,24 +267,25 @@ class Sender:
             [msgspec.structs.replace(item, tries=tries, request_id=request_id, **_ACCEPTED)]
         )
 
-    async def _put_back(self, items: Sequence[JournalItem]) -> None:
-        """They were not sent, or refused: somebody takes them again, if the job goes on."""
+    async def _put_back(self, items: Sequence[JournalItem], tries: int) -> None:
+        """They were refused so often, and not sent again: somebody takes them, if the job goes on."""
         back = {"state": ItemState.PLANNED}
         await self._settle(
-            [msgspec.structs.replace(item, tries=item.tries - 1, **back) for item in items]
+            [msgspec.structs.replace(item, tries=item.tries - 1 + tries, **back) for item in items]
         )
 
     def _may_send(self, place: Place) -> bool:
         """Whether what has that place may be sent now; it is on its way from now on."""
-        if self._breaker.is_open:
-            place.since = self._clock.now()
-        return self._breaker.is_open
+        if self._breaker.holds_all:
+            return False
+        place.since = self._clock.now()
+        return True
 
-    async def _rerun(self, item: JournalItem, place: Place) -> Accepted | None:
-        """Rerun one in that place; None if the job was paused or stopped before it was sent."""
+    async def _rerun(self, item: JournalItem, place: Place) -> Accepted:
+        """Rerun one in that place, unless the job is paused or stopped before it is sent."""
         try:
-            if not (self._breaker.is_open or await self._breaker.may_go()):
-                return None
+            if self._breaker.holds_all and not await self._breaker.may_go():
+                raise Withdrawn(0)
             return await self._upstream.rerun(item.workflow_id, partial(self._may_send, place))
         finally:
             self._give_back(self._places, place)
@@ -298,12 +300,11 @@ class Sender:
             # Nothing acted: one of them can't be in a bulk rerun, or the server has none after all.
             self._singly |= {item.workflow_id for item in items}
             await self._send_each(items)
+        except Withdrawn as withdrawn:
+            await self._put_back(items, withdrawn.tries)
         except KnowledgeStackError as error:
             await self._conclude(items, error, place.since)
         else:
-            if answer is None:
-                await self._put_back(items)
-                return
             self._breaker.succeeded(place.since)
             settled = [
                 _in_bulk(item, version, answer)

@@ -64,8 +64,8 @@ class Upstream(Protocol):
         """An id that can be sent."""
         ...
 
-    async def rerun(self, workflow_id: str, may_send: Callable[[], bool]) -> Accepted | None:
-        """Rerun one; None if, asked before each try, ``may_send`` says no."""
+    async def rerun(self, workflow_id: str, may_send: Callable[[], bool]) -> Accepted:
+        """Rerun one. Raises Withdrawn if, asked before each try, ``may_send`` says no."""
         ...
 
     @property
@@ -80,8 +80,8 @@ class Upstream(Protocol):
 
     async def rerun_many(
         self, version_ids: Sequence[str], may_send: Callable[[], bool]
-    ) -> BulkAnswer | None:
-        """Rerun many; None if, asked before each try, ``may_send`` says no."""
+    ) -> BulkAnswer:
+        """Rerun many. Raises Withdrawn if, asked before each try, ``may_send`` says no."""
         ...
 
     async def read(self, workflow_id: str) -> WorkflowSummaryResponse:

@@ -138,7 +138,11 @@ class Misdelivered(Exception):
 
 
 class Withdrawn(Exception):
-    """The call isn't to be sent any more; where it was sent before, the server refused it."""
+    """The call isn't to be sent any more. So often it was sent before, and the server refused it."""
+
+    def __init__(self, tries: int) -> None:
+        super().__init__(tries)
+        self.tries = tries
 
 
 class Call(msgspec.Struct, Generic[T], frozen=True, kw_only=True):

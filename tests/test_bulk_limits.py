@@ -135,6 +135,21 @@ async def test_what_was_claimed_is_not_sent_after_a_stop(path):
     assert {item.tries for item in report.items if item.state == "planned"} <= {0, 1}
 
 
+@pytest.mark.parametrize("dialect", ["documented", "system-jobs"])
+async def test_what_was_refused_before_a_stop_keeps_its_tries(path, dialect):
+    async with failed_box(3, dialect=dialect) as box, box.session(clock=FakeClock()) as session:
+        failed = list(await ks.iter_ingestion_workflows(session))
+        box.before_request = lambda request: request.method == "POST" and job._breaker.stop("x")
+        box.faults.add(Fault("status", method="POST", status=503))
+        async with ks.rerun_ingestions(session, failed, journal=path, concurrency=1) as job:
+            report = await job.finish()
+        assert sum(request.method == "POST" for request in box.requests) == 1
+        assert box.effects == []
+    assert report.counts == {"planned": 3}
+    sent = 3 if dialect == "system-jobs" else 1
+    assert sum(item.tries for item in report.items) == sent
+
+
 async def test_an_error_of_the_journal_ends_all_and_comes_by_itself(path, monkeypatch):
     original, updates = SqliteJournal.update, 0
 

@@ -12,6 +12,7 @@ import knowledgestack_async as ks
 from knowledgestack_async._places import Places
 from knowledgestack_async._pulse import Pulse
 from knowledgestack_async._rerun_breaker import Breaker
+from knowledgestack_async._retry import RetryBudget
 from knowledgestack_async.sandbox import Fault
 from support import (
     KEY,
@@ -140,6 +141,25 @@ async def test_a_server_that_says_no_to_the_question_is_there(tmp_path):
         async with asyncio.timeout(10), ks.rerun_ingestions(session, failed, **options) as job:
             report = await job.finish()
     assert report.counts == {"accepted": 20, "unknown": 10}
+
+
+async def test_a_server_that_refuses_some_goes_on_getting_what_was_begun(tmp_path, monkeypatch):
+    """An empty budget pauses a job; to hold back what is begun would only make it slow."""
+    monkeypatch.setattr(RetryBudget, "CAPACITY", 1.0)
+    meanwhile = 0
+
+    def look(request):
+        nonlocal meanwhile
+        meanwhile += request.method == "POST" and job.progress.paused is not None
+
+    async with failed_box(400) as box, box.session(clock=FakeClock()) as session:
+        failed = await ks.iter_ingestion_workflows(session)
+        box.faults.add(Fault("status", method="POST", status=503, probability=0.4))
+        box.faults.add(Fault("latency", route="list*", seconds=0.05))
+        async with ks.rerun_ingestions(session, failed, journal=tmp_path / "j") as job:
+            box.before_request = look
+            assert (await job.finish()).counts == {"accepted": 400}
+    assert meanwhile > 300
 
 
 async def test_nothing_is_sent_into_a_silence_that_is_noticed(tmp_path):

@@ -11,7 +11,7 @@ from .._dialects import Dialect, Route, Target
 from .._journal import SqliteJournal
 from .._retry import RetryPolicy
 from .._upstream import Accepted, BulkAnswer
-from .._wire import Call, Priority, Withdrawn, check_id, read_bulk_answer
+from .._wire import Call, Priority, check_id, read_bulk_answer
 from ..bulk import RerunJob, RerunSettings, Source
 from ..errors import ConfigurationError, RequestError
 from ..models import WorkflowSummaryResponse
@@ -60,33 +60,28 @@ class _SessionUpstream:
     def check(self, target: object) -> str:
         return check_id(target)
 
-    async def rerun(self, workflow_id: str, may_send: Callable[[], bool]) -> Accepted | None:
-        try:
-            done = await self._session.execute(rerun_call(workflow_id, may_send))
-        except Withdrawn:
-            return None
+    async def rerun(self, workflow_id: str, may_send: Callable[[], bool]) -> Accepted:
+        done = await self._session.execute(rerun_call(workflow_id, may_send))
         return Accepted(done.request_id, done.tries)
 
     async def rerun_many(
         self, version_ids: Sequence[str], may_send: Callable[[], bool]
-    ) -> BulkAnswer | None:
+    ) -> BulkAnswer:
         def target(dialect: Dialect) -> Target:
             fallback = dialect.paths[Route.LIST_INGESTIONS] + "/bulk-rerun"
             return Target(dialect.paths.get(Route.BULK_RERUN, fallback))
 
-        call = Call(
-            method="POST",
-            target=target,
-            read=read_bulk_answer,
-            idempotent=False,
-            effect=True,
-            body=encode_json({"document_version_ids": version_ids}),
-            may_send=may_send,
+        done = await self._session.execute(
+            Call(
+                method="POST",
+                target=target,
+                read=read_bulk_answer,
+                idempotent=False,
+                effect=True,
+                body=encode_json({"document_version_ids": version_ids}),
+                may_send=may_send,
+            )
         )
-        try:
-            done = await self._session.execute(call)
-        except Withdrawn:
-            return None
         succeeded, failed = done.value
         return BulkAnswer(succeeded, failed, done.request_id)
 
