@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -15,7 +15,7 @@ from ._codec import DecodeError
 from ._dialects import Dialect, Route, Target
 from ._governor import Governor, Slot
 from ._hearing import Hearing
-from ._negotiation import Negotiation
+from ._negotiation import Negotiation, probe_call
 from ._problems import Problem, call_facts, hide_in_text, make_error, without_secrets
 from ._retry import Chance, Fault, RetryBudget, decide, fault_of
 from ._settings import CallOptions, GivenKeys, KeySource
@@ -24,10 +24,8 @@ from ._wire import (
     Answer,
     Call,
     Misdelivered,
-    Priority,
     Secret,
     Withdrawn,
-    list_reader,
     read_retry_after,
 )
 from .errors import RequestError
@@ -116,7 +114,8 @@ class Engine:
         while True:
             slot = self._take_slot(progress)
             if slot is None:
-                slot = await self._wait_for_slot(call, options, progress, problem)
+                waiting = self._wait_for_slot(call, options, progress, problem)
+                slot = await _wait_permitted(call, progress, waiting)
             if progress.give_up_at == FOREVER and options.deadline is None:
                 progress.give_up_at = self._clock.now() + options.retry.give_up_after
             try:
@@ -196,9 +195,10 @@ class Engine:
     ) -> Done[T] | Problem:
         credential = call.credential or options.key
         if not isinstance(credential, Secret):
-            credential = await self._ask_for_key(credential, call, options, progress, target)
+            asking = self._ask_for_key(credential, call, options, progress, target)
+            credential = await _wait_permitted(call, progress, asking)
         progress.secrets = (credential, options.key)
-        if call.may_send is not None and not call.may_send():
+        if call.permit is not None and not call.permit.may_send():
             raise Withdrawn(progress.tries)
         progress.tries += 1
         self.requests += 1
@@ -305,14 +305,14 @@ class Engine:
                 )
             progress.retries += 1
         self.retries += 1
-        await self._clock.sleep(verdict.wait)
+        await _wait_permitted(call, progress, self._clock.sleep(verdict.wait))
 
     async def _has_moved(
         self, asked: Dialect, options: CallOptions, progress: _Progress, route: Route
     ) -> bool:
         async def probe(generation: Dialect) -> bool | None:
             try:
-                by_number = (await self.run(_probe_call(generation), options)).value
+                by_number = (await self.run(probe_call(generation), options)).value
             except errors.NotFound:
                 return False
             except errors.Unauthorized:
@@ -362,6 +362,20 @@ class Engine:
         )
 
 
+async def _wait_permitted(
+    call: Call[Any], progress: _Progress, waiting: Coroutine[Any, Any, T]
+) -> T:
+    """Wait for what comes before a try, unless the call is withdrawn meanwhile."""
+    if call.permit is None:
+        return await waiting
+    try:
+        with call.permit:
+            return await waiting
+    except TimeoutError:
+        waiting.close()  # it may not have begun
+        raise Withdrawn(progress.tries) from None
+
+
 def _read_body(
     call: Call[T],
     dialect: Dialect,
@@ -384,18 +398,3 @@ def _read_body(
             # It may be a late answer to the request before; another connection tells.
             return Problem(Fault.UNCERTAIN, reason, shown)
         return Problem(Fault.ODD, reason, shown, json_path=error.path)
-
-
-def _probe_call(generation: Dialect) -> Call[bool]:
-    """Asks whether a generation's list route is there, and how it pages."""
-    read_page = list_reader(0, 1)
-
-    def read(answer: Answer, _dialect: Dialect) -> bool:
-        return read_page(answer, generation).offset is None
-
-    return Call(
-        method="GET",
-        target=lambda _: generation.list_target(0, 1, {}),
-        read=read,
-        priority=Priority.URGENT,
-    )

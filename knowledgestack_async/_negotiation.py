@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 
 from ._clock import Clock
 from ._dialects import GENERATIONS, Dialect, Route, dialect_named, spoken_dialect
+from ._wire import Answer, Call, Priority, list_reader
 from .errors import InvalidResponse
 
-__all__ = ["Negotiation"]
+__all__ = ["Negotiation", "probe_call"]
 
 logger = logging.getLogger("knowledgestack_async")
 
@@ -105,3 +106,18 @@ class Negotiation:
 
 def _one_a_path(generations: list[Dialect]) -> list[Dialect]:
     return list({one.paths[Route.LIST_INGESTIONS]: one for one in reversed(generations)}.values())
+
+
+def probe_call(generation: Dialect) -> Call[bool]:
+    """Asks whether a generation's list route is there, and how it pages."""
+    read_page = list_reader(0, 1)
+
+    def read(answer: Answer, _dialect: Dialect) -> bool:
+        return read_page(answer, generation).offset is None
+
+    return Call(
+        method="GET",
+        target=lambda _: generation.list_target(0, 1, {}),
+        read=read,
+        priority=Priority.URGENT,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from ._clock import Clock
 from ._retry import Chance
@@ -76,9 +77,21 @@ class Breaker:
         self._go.set()
         self.on_stop()
 
-    async def wait_until_stopped(self) -> None:
-        """Wait for a stop."""
-        await self._stopped.wait()
+    async def sleep(self, seconds: float) -> None:
+        """Wait, but no longer than until it is stopped."""
+        sleeping = asyncio.ensure_future(self._clock.sleep(seconds))
+        try:
+            await self._first_of(sleeping)
+        finally:
+            sleeping.cancel()
+
+    async def _first_of(self, *others: asyncio.Future[Any]) -> None:
+        """Wait for one of these, or for a stop."""
+        stopped = asyncio.ensure_future(self._stopped.wait())
+        try:
+            await asyncio.wait([stopped, *others], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
 
     async def may_go(self) -> bool:
         """Wait while it is paused; whether to go on then, False if it is stopped."""
@@ -144,7 +157,7 @@ class Breaker:
         try:
             while self.stopped_by is None:
                 longest = min(wait, self.LONGEST_WAIT)
-                await self._clock.sleep(longest * (0.75 + self._chance.random() / 2))
+                await self.sleep(longest * (0.75 + self._chance.random() / 2))
                 wait *= 2
                 was_silent |= self._hearing.is_silent
                 asked_at = self._clock.now()
@@ -164,10 +177,10 @@ class Breaker:
         """Whether one of them is answered well, soon; those that are answered are taken out."""
         with suppress(TimeoutError):
             async with self._clock.timeout(self.LISTEN_FOR):
-                done, _ = await asyncio.wait(questions, return_when=asyncio.FIRST_COMPLETED)
-                questions.difference_update(done)
-                return any(question.result() for question in done)
-        return False
+                await self._first_of(*questions)
+        done = {question for question in questions if question.done()}
+        questions.difference_update(done)
+        return any(question.result() for question in done)
 
     async def _is_back(self) -> bool:
         try:

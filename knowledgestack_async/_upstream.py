@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 import attrs
 
+from ._wire import Permit
 from .models import WorkflowSummaryResponse
 from .watching import Watch
 
@@ -64,8 +65,8 @@ class Upstream(Protocol):
         """An id that can be sent."""
         ...
 
-    async def rerun(self, workflow_id: str, may_send: Callable[[], bool]) -> Accepted:
-        """Rerun one. Raises Withdrawn if, asked before each try, ``may_send`` says no."""
+    async def rerun(self, workflow_id: str, permit: Permit) -> Accepted:
+        """Rerun one. Raises Withdrawn if its permit says no before a try."""
         ...
 
     @property
@@ -78,10 +79,8 @@ class Upstream(Protocol):
         """Whether the session's retry budget is used up."""
         ...
 
-    async def rerun_many(
-        self, version_ids: Sequence[str], may_send: Callable[[], bool]
-    ) -> BulkAnswer:
-        """Rerun many. Raises Withdrawn if, asked before each try, ``may_send`` says no."""
+    async def rerun_many(self, version_ids: Sequence[str], permit: Permit) -> BulkAnswer:
+        """Rerun many. Raises Withdrawn if its permit says no before a try."""
         ...
 
     async def read(self, workflow_id: str) -> WorkflowSummaryResponse:

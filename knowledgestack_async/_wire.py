@@ -9,7 +9,8 @@ from email.utils import parsedate_to_datetime
 from enum import IntEnum
 from hashlib import sha256
 from ipaddress import ip_address
-from typing import Any, Generic, TypeVar, cast
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar, cast
 from urllib.parse import quote, urlsplit
 from uuid import UUID
 
@@ -145,6 +146,27 @@ class Withdrawn(Exception):
         self.tries = tries
 
 
+class Permit(Protocol):
+    """Whether a call may be sent, for as long as it isn't.
+
+    As a block, it is around what the call waits for before it is sent: it ends, and raises
+    TimeoutError, when the call is withdrawn.
+    """
+
+    def may_send(self) -> bool:
+        """Asked at the last moment before each try."""
+        ...
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
 class Call(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     """One call in the API's terms; which path and query that is, is the dialect's to say.
 
@@ -163,7 +185,7 @@ class Call(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
             its own proves that it belongs to it.
         credential: What to send instead of the session's key.
         exempt: Whether it is sent again even when the session's retry budget is empty.
-        may_send: Asked at the last moment before each try; if it says no, the call is withdrawn.
+        permit: Whether it may be sent; if it says no, the call is withdrawn.
     """
 
     method: str
@@ -179,7 +201,7 @@ class Call(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     own_connection: bool = False
     credential: Secret | None = None
     exempt: bool = False
-    may_send: Callable[[], bool] | None = None
+    permit: Permit | None = None
 
     def __repr__(self) -> str:
         return f"<Call: {self.method} {self.route or ''}>"

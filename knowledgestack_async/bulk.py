@@ -18,12 +18,13 @@ from typing import Any, Self, cast
 import attrs
 import msgspec
 
-from ._checks import check_count, check_seconds, check_share
 from ._clock import Clock
 from ._journal import ItemState, Journal, JournalItem
 from ._rerun_breaker import Breaker
 from ._rerun_plan import IsNewer, Source, plan, renew, settle
 from ._rerun_send import Sender
+from ._rerun_settings import RerunSettings
+from ._rerun_supply import Supply
 from ._retry import Chance
 from ._upstream import Upstream
 from .errors import KnowledgeStackError, SessionError
@@ -31,42 +32,7 @@ from .models import WorkflowSummaryResponse
 from .rerun_report import RerunOutcome, RerunProgress, RerunReport, Tally
 from .watching import ChangeKind, StatusChange, Watch
 
-__all__ = ["RerunJob", "RerunSettings", "Source"]
-
-
-@attrs.frozen(kw_only=True)
-class RerunSettings:
-    """How a job is run; see ``rerun_ingestions``."""
-
-    wait: bool = False
-    concurrency: int = 50
-    max_in_flight: int | None = None
-    rate: float | None = None
-    canary: int = 0
-    abort_over: float = 0.2
-    resend_unknown: bool = False
-    settle_after: float = 30.0
-
-    def __attrs_post_init__(self) -> None:
-        check_count(self.concurrency, "concurrency")
-        if self.max_in_flight is not None:
-            check_count(self.max_in_flight, "max_in_flight")
-        if self.rate is not None:
-            check_seconds(self.rate, "rate")
-        if self.canary:
-            check_count(self.canary, "canary")
-        check_seconds(self.settle_after, "settle_after", or_zero=True)
-        check_share(self.abort_over, "abort_over")
-
-    @property
-    def defining(self) -> dict[str, Any]:
-        """What a job can't change when it is resumed; its pace it can."""
-        return {"wait": self.wait, "canary": self.canary, "abort_over": self.abort_over}
-
-    @property
-    def follows(self) -> bool:
-        """Whether workflows are followed to their end."""
-        return self.wait or self.max_in_flight is not None or self.canary > 0
+__all__ = ["RerunJob", "Source"]
 
 
 class RerunJob:
@@ -106,16 +72,11 @@ class RerunJob:
         self._clock = clock
         self._outcomes: asyncio.Queue[RerunOutcome | None] = asyncio.Queue(self.WAITING_OUTCOMES)
         self._breaker = Breaker(upstream, clock, chance)
+        self._supply = Supply(
+            journal, self._breaker, clock, settings, bulk_limit=lambda: upstream.bulk_limit
+        )
         self._sender = Sender(
-            journal,
-            upstream,
-            self._breaker,
-            clock,
-            concurrency=settings.concurrency,
-            rate=settings.rate,
-            most_running=settings.max_in_flight,
-            follows=settings.follows,
-            on_done=self._note,
+            journal, upstream, self._breaker, self._supply, settings, on_done=self._note
         )
         self._watch = upstream.follow()
         self._breaker.on_back = self._watch.look_now
@@ -224,7 +185,7 @@ class RerunJob:
             counts={str(state): count for state, count in self._counts.items() if count},
             total=total,
             done=total - left,
-            in_flight=self._sender.running,
+            in_flight=self._supply.running,
             rate=rate,
             eta=left / rate if rate else None,
             paused=self._breaker.paused_by or self._trouble,
@@ -300,7 +261,7 @@ class RerunJob:
             async for item in self._journal.items(ItemState.ACCEPTED):
                 if item.outcome is None:
                     self._start_following(item)
-                    self._sender.started()
+                    self._supply.started()
         await self._try_canary()
         await self._sender.send()
         if self._settings.wait:
@@ -331,7 +292,7 @@ class RerunJob:
     def _stop_following(self, workflow_id: str) -> None:
         self._followed.discard(workflow_id)
         self._held.discard(workflow_id)
-        self._sender.ended()
+        self._supply.ended()
         self._all_ended.set()
 
     def _hold(self, item: JournalItem) -> None:

@@ -13,6 +13,7 @@ import pytest
 import knowledgestack_async as ks
 from bulk_kills import POINTS, kill_and_resume
 from knowledgestack_async._journal import ItemState, JournalItem, SqliteJournal
+from knowledgestack_async.bulk import RerunJob
 from knowledgestack_async.rerun_report import RerunReport, cause_of
 from knowledgestack_async.sandbox import Fault, Sandbox, SteppedClock
 from support import KEY, FakeClock, Stepping, ids_of, run_id_of
@@ -322,6 +323,30 @@ async def test_canaries_of_which_nothing_is_known_are_replaced_and_not_judged(pa
                 report = await job.finish()
     assert report.stopped_by is None
     assert report.counts == {"accepted": count - 3, "unknown": 3}
+
+
+async def test_canaries_that_were_refused_for_now_are_sent_again(path):
+    async with failed_box(20, rerun_outcomes={"failed": 1.0}) as box:
+        once = ks.RetryPolicy(tries=1)
+        async with box.session(clock=FakeClock(), retry=once) as session:
+            failed = await ks.iter_ingestion_workflows(session)
+            box.faults.add(Fault("status", method="POST", status=503, times=4))
+            async with ks.rerun_ingestions(session, failed, journal=path, canary=6) as job:
+                report = await job.finish()
+        assert len(box.effects) == 6
+    assert report.stopped_by == "6 of the first 6 failed again"
+
+
+async def test_each_outcome_is_told_to_one_who_reads_late(path, monkeypatch):
+    monkeypatch.setattr(RerunJob, "WAITING_OUTCOMES", 1)
+    async with failed_box(60) as box, box.session() as session:
+        failed = await ks.iter_ingestion_workflows(session)
+        async with ks.rerun_ingestions(session, failed, journal=path, concurrency=3) as job:
+            told = []
+            async for outcome in job:
+                told.append(outcome.workflow_id)
+                await asyncio.sleep(0.001)
+    assert sorted(told) == sorted(box.store.ids())
 
 
 async def test_a_rate_is_kept(path):

@@ -121,6 +121,58 @@ async def test_leaving_does_not_wait_for_a_rate(path):
         assert job.report.counts == {"accepted": 1, "planned": 29}
 
 
+@pytest.mark.parametrize("dialect", ["documented", "system-jobs"])
+async def test_leaving_does_not_wait_for_a_pause_that_the_server_asked_for(path, dialect):
+    """Neither does what was refused and is to be sent again, nor what waits for a slot meanwhile."""
+    loop = asyncio.get_running_loop()
+    async with failed_box(600, dialect=dialect) as box, box.session() as session:
+        failed = list(await ks.iter_ingestion_workflows(session))
+        box.faults.add(Fault("status", method="POST", status=429, retry_after=60))
+        async with ks.rerun_ingestions(session, failed, journal=path) as job:
+            while not (session.stats.retries and session.stats.waiting):
+                await asyncio.sleep(0.001)
+            began = loop.time()
+        assert loop.time() - began < SOON / 2
+        assert box.effects == []
+        refused = sum(request.method == "POST" for request in box.requests)
+    assert job.report.counts == {"planned": 600}
+    each = 200 if dialect == "system-jobs" else 1
+    assert sum(item.tries for item in job.report.items) == refused * each
+
+
+async def test_leaving_does_not_wait_for_a_key(path):
+    async def ask():
+        if job.progress.total:
+            asked.set()
+            await asyncio.Event().wait()
+        return KEY
+
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    async with failed_box(30) as box, box.session(api_key=ask) as session:
+        async with ks.rerun_ingestions(session, box.store.ids(), journal=path) as job:
+            await asked.wait()
+            began = loop.time()
+        assert loop.time() - began < SOON / 2
+        assert box.effects == []
+    assert job.report.counts == {"planned": 30}
+    assert {item.tries for item in job.report.items} == {0}
+
+
+async def test_leaving_does_not_wait_for_the_question_whether_the_server_is_back(path):
+    loop = asyncio.get_running_loop()
+    async with failed_box(30) as box, box.session() as session:
+        ids = box.store.ids()
+        async with ks.rerun_ingestions(session, ids, journal=path, concurrency=1) as job:
+            await anext(job)
+            box.faults.add(Fault("reset", method="POST", when="before"))
+            silence = box.faults.add(Fault("silence", method="GET"))
+            while not silence.fired:
+                await asyncio.sleep(0.001)
+            began = loop.time()
+        assert loop.time() - began < 1
+
+
 async def test_what_was_claimed_is_not_sent_after_a_stop(path):
     done = {"statuses": {"completed": 1.0}, "dialect": "system-jobs", "superseded": 0}
     async with Sandbox(ingestions=300, api_key=KEY, **done) as box, box.session() as session:

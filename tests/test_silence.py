@@ -9,9 +9,11 @@ import pytest
 from outages import BOUND, CASES, failed_box, go_through, until
 
 import knowledgestack_async as ks
-from knowledgestack_async._places import Places
+from knowledgestack_async._journal import JournalItem
 from knowledgestack_async._pulse import Pulse
 from knowledgestack_async._rerun_breaker import Breaker
+from knowledgestack_async._rerun_settings import RerunSettings
+from knowledgestack_async._rerun_supply import Supply
 from knowledgestack_async._retry import RetryBudget
 from knowledgestack_async.sandbox import Fault
 from support import (
@@ -177,18 +179,45 @@ async def test_nothing_is_sent_into_a_silence_that_is_noticed(tmp_path):
 
 
 async def test_only_what_is_on_its_way_leaves_its_place_to_others():
-    places = Places(2)
-    waiting, on_its_way = await places.take(), await places.take()
-    on_its_way.since = 10.0
-    assert places.write_off(10.0) == 0
-    assert places.write_off(11.0) == 1
-    await places.take()
-    assert not places.give_back(on_its_way)
-    later = asyncio.create_task(places.take())
-    await asyncio.sleep(0)
-    assert not later.done()
-    assert places.give_back(waiting)
-    await later
+    clock = FakeClock()
+    settings = RerunSettings(concurrency=1)
+    breaker = Breaker(_Upstream(), clock, Half())
+    supply = Supply(_Planned(3), breaker, clock, settings, bulk_limit=lambda: None)
+    running = asyncio.create_task(supply.run(None))
+    waiting, on_its_way = await supply.take(), await supply.take()
+    assert on_its_way.may_send()
+    sent_at = clock.now()
+    assert supply.write_off(sent_at, None) == 0
+    assert supply.write_off(sent_at + 1, None) == 1
+    await supply.take()
+    assert not supply.give_back(on_its_way)
+    assert supply.give_back(waiting)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+class _Upstream:
+    """A server that says nothing by itself, and what is written off for it."""
+
+    is_silent, lost_before, written_off = False, float("-inf"), ()
+
+    def __init__(self):
+        self.hearing = self
+
+    def write_off(self, before, most):
+        self.written_off += ((before, most),)
+
+
+class _Planned:
+    """A journal with so many planned items."""
+
+    def __init__(self, count):
+        self.left = [JournalItem(f"w-{number}") for number in range(count)]
+
+    async def claim(self, most):
+        await asyncio.sleep(0)
+        taken, self.left = self.left[:most], self.left[most:]
+        return taken
 
 
 async def test_what_hangs_on_is_no_silence_of_its_own_and_its_end_is_no_outage(tmp_path):
@@ -506,18 +535,9 @@ async def test_a_slow_key_is_no_silence(tmp_path):
 
 
 async def test_what_another_job_takes_for_lost_is_lost_to_all(clock, chance):
-    class Upstream:
-        def __init__(self):
-            self.hearing = self
-
-        is_silent, lost_before, written_off = False, float("-inf"), ()
-
-        def write_off(self, before, most):
-            self.written_off += ((before, most),)
-
     told = []
     clock.patience = 0.01
-    breaker = Breaker(upstream := Upstream(), clock, chance)
+    breaker = Breaker(upstream := _Upstream(), clock, chance)
     breaker.on_lost = lambda before, most: told.append((before, most))
     looking_out = asyncio.create_task(breaker.look_out())
     for before in (5.0, 7.0):

@@ -17,7 +17,7 @@ from .._dialects import Route
 from .._filters import ListFilters
 from .._poller import Pace
 from .._windows import Window
-from .._wire import Call, Priority, check_id, model_reader, route_target
+from .._wire import Call, Permit, Priority, check_id, model_reader, route_target
 from ..errors import ConfigurationError, DeadlineExceeded
 from ..models import (
     IngestionStatus,
@@ -207,9 +207,7 @@ async def rerun_ingestion_workflow(
     return (await session.execute(rerun_call(check_id(workflow_id)))).value
 
 
-def rerun_call(
-    workflow_id: str, may_send: Callable[[], bool] | None = None
-) -> Call[WorkflowActionResponse]:
+def rerun_call(workflow_id: str, permit: Permit | None = None) -> Call[WorkflowActionResponse]:
     """The call that reruns one ingestion."""
     return Call(
         method="POST",
@@ -219,7 +217,7 @@ def rerun_call(
         idempotent=False,
         effect=True,
         route=Route.INGESTION,
-        may_send=may_send,
+        permit=permit,
     )
 
 

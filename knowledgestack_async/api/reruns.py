@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from typing import cast
 
 from .._codec import encode_json, pack_ending
 from .._dialects import Dialect, Route, Target
 from .._journal import SqliteJournal
+from .._rerun_settings import RerunSettings
 from .._retry import RetryPolicy
 from .._upstream import Accepted, BulkAnswer
-from .._wire import Call, Priority, check_id, read_bulk_answer
-from ..bulk import RerunJob, RerunSettings, Source
+from .._wire import Call, Permit, Priority, check_id, read_bulk_answer
+from ..bulk import RerunJob, Source
 from ..errors import ConfigurationError, RequestError
 from ..models import WorkflowSummaryResponse
 from ..monitor import is_newer_run
@@ -60,13 +61,11 @@ class _SessionUpstream:
     def check(self, target: object) -> str:
         return check_id(target)
 
-    async def rerun(self, workflow_id: str, may_send: Callable[[], bool]) -> Accepted:
-        done = await self._session.execute(rerun_call(workflow_id, may_send))
+    async def rerun(self, workflow_id: str, permit: Permit) -> Accepted:
+        done = await self._session.execute(rerun_call(workflow_id, permit))
         return Accepted(done.request_id, done.tries)
 
-    async def rerun_many(
-        self, version_ids: Sequence[str], may_send: Callable[[], bool]
-    ) -> BulkAnswer:
+    async def rerun_many(self, version_ids: Sequence[str], permit: Permit) -> BulkAnswer:
         def target(dialect: Dialect) -> Target:
             fallback = dialect.paths[Route.LIST_INGESTIONS] + "/bulk-rerun"
             return Target(dialect.paths.get(Route.BULK_RERUN, fallback))
@@ -79,7 +78,7 @@ class _SessionUpstream:
                 idempotent=False,
                 effect=True,
                 body=encode_json({"document_version_ids": version_ids}),
-                may_send=may_send,
+                permit=permit,
             )
         )
         succeeded, failed = done.value

@@ -1,0 +1,250 @@
+"""What is claimed for sending: as much as there is room for, at the pace that was asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from math import inf
+from operator import attrgetter
+from types import TracebackType
+
+from ._clock import Clock, Interruption
+from ._journal import ItemState, Journal, JournalItem
+from ._rerun_breaker import Breaker
+from ._rerun_settings import RerunSettings
+
+__all__ = ["Parcel", "Supply"]
+
+BULK_STATUSES = frozenset({"failed", "cancelled", "quota_limit"})
+"""What a bulk rerun takes as a single one does: completed ones are refused there."""
+
+
+class Parcel(Interruption):
+    """What goes out in one request, and the permit to send it.
+
+    Attributes:
+        items: One, or several in a bulk rerun.
+        in_bulk: Whether it is a bulk rerun.
+        since: Since when it is on its way; infinite while it isn't.
+    """
+
+    __slots__ = ("_breaker", "_clock", "_is_waiting", "in_bulk", "items", "since")
+
+    def __init__(
+        self, items: Sequence[JournalItem], breaker: Breaker, clock: Clock, *, in_bulk: bool
+    ) -> None:
+        self.items = items
+        self.in_bulk = in_bulk
+        self.since = inf
+        self._breaker = breaker
+        self._clock = clock
+        self._is_waiting = False
+
+    def may_send(self) -> bool:
+        """Whether it may be sent now; it is on its way from now on."""
+        if self._breaker.holds_all:
+            return False
+        self.since = self._clock.now()
+        return True
+
+    def __enter__(self) -> None:
+        if self._breaker.stopped_by is not None:
+            raise TimeoutError
+        self._is_waiting = True
+        super().__enter__()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._is_waiting = False
+        super().__exit__(exc_type, exc, traceback)
+
+    def withdraw(self) -> None:
+        """It isn't to be sent any more; what it waits for before it is sent is over."""
+        if self._is_waiting:
+            self.interrupt()
+
+
+class Supply:
+    """Claims the planned items of a journal, and hands them out in parcels, first come, first served.
+
+    As many as may be sent at a time are claimed ahead, so that writing down and sending don't wait for
+    each other; not where there is a rate, which would be exceeded then.
+
+    Args:
+        journal: Where the items are.
+        breaker: Whether anything may be sent.
+        clock: Where time comes from.
+        settings: At which pace.
+        bulk_limit: How many go in one bulk rerun; None if none do.
+
+    Attributes:
+        running: How many workflows may be running.
+    """
+
+    BULK_AT_A_TIME = 2
+
+    def __init__(
+        self,
+        journal: Journal,
+        breaker: Breaker,
+        clock: Clock,
+        settings: RerunSettings,
+        *,
+        bulk_limit: Callable[[], int | None],
+    ) -> None:
+        self._journal = journal
+        self._breaker = breaker
+        self._clock = clock
+        self._bulk_limit = bulk_limit
+        self._rate = settings.rate
+        self._most_open = settings.concurrency * (2 if settings.rate is None else 1)
+        self._most_running = settings.max_in_flight
+        self._next_at = -inf
+        self._ready: asyncio.Queue[Parcel] = asyncio.Queue()
+        self._open: set[Parcel] = set()
+        self._lost: set[Parcel] = set()
+        self._in_hand = 0
+        self._left: int | None = None
+        self._has_more = True
+        self._singly: set[str] = set()
+        self._changed = asyncio.Event()
+        self.running = 0
+
+    def started(self) -> None:
+        """A workflow that an earlier go of the job started is running."""
+        self.running += 1
+
+    def ended(self) -> None:
+        """A workflow that was started is over."""
+        self.running -= 1
+        self._changed.set()
+
+    async def run(self, most: int | None) -> int:
+        """Claim what is planned, or so many of it, until all of it is settled or the job is stopped.
+
+        Returns:
+            How many were sent, if it is told how many to send at most.
+        """
+        self._left, self._has_more = most, True
+        while self._breaker.is_open or await self._breaker.may_go():
+            self._changed.clear()
+            room = self._room() if self._has_more else 0
+            if room:
+                await self._claim(room)
+            elif self._in_hand or (self._has_more and self._left != 0):
+                await self._changed.wait()
+            else:
+                break
+        while self._in_hand:
+            self._changed.clear()
+            await self._changed.wait()
+        return (most or 0) - (self._left or 0)
+
+    async def take(self) -> Parcel:
+        """The next parcel; waits for one."""
+        return await self._ready.get()
+
+    def give_back(self, parcel: Parcel) -> bool:
+        """It was answered: there is room for another; False if it was written off before."""
+        has_place = parcel not in self._lost
+        self._open.discard(parcel)
+        self._lost.discard(parcel)
+        self._changed.set()
+        return has_place
+
+    def send_singly(self, items: Iterable[JournalItem]) -> None:
+        """These can't go in a bulk rerun, now or later."""
+        for item in items:
+            self._singly.add(item.workflow_id)
+            self._hand_out([item], in_bulk=False)
+
+    def settled(self, item: JournalItem, *, may_be_running: bool) -> None:
+        """It was written down where an item is now; planned again, it will be claimed again."""
+        self._in_hand -= 1
+        if item.state is ItemState.PLANNED:
+            self._has_more = True
+            if self._left is not None:
+                self._left += 1
+        if not may_be_running:
+            self.running -= 1
+        self._changed.set()
+
+    def write_off(self, before: float, most: int | None) -> int:
+        """What is on its way since before then, the oldest first, leaves its place to others.
+
+        Returns:
+            How many these are.
+        """
+        old = sorted((one for one in self._open if one.since < before), key=attrgetter("since"))
+        lost = old[:most]
+        self._open.difference_update(lost)
+        self._lost.update(lost)
+        self._changed.set()
+        return len(lost)
+
+    def stop(self) -> None:
+        """The job is stopped: what waits before it is sent is withdrawn."""
+        for parcel in self._open | self._lost:
+            parcel.withdraw()
+        self._changed.set()
+
+    def _room(self) -> int:
+        """How many items may be claimed now."""
+        bulk = self._bulk_limit()
+        most = self._most_open - len(self._open)
+        if bulk:
+            in_bulk = sum(parcel.in_bulk for parcel in self._open)
+            most = bulk if most > 0 and in_bulk < self.BULK_AT_A_TIME else 0
+        if self._rate is not None:
+            most = min(most, max(1, int(self._rate)))  # not more than a second's at once
+        if self._left is not None:
+            most = min(most, self._left)
+        if self._most_running is not None:
+            most = min(most, self._most_running - self.running)
+        return max(0, most)
+
+    async def _claim(self, most: int) -> None:
+        """Take planned items when their time has come; only those that there are take time."""
+        if self._rate is not None:
+            await self._breaker.sleep(self._next_at - self._clock.now())
+            if not await self._breaker.may_go():
+                return
+        self._has_more = False  # unless one is planned again meanwhile
+        items = await self._journal.claim(most)
+        if self._rate is not None:
+            self._next_at = max(self._next_at, self._clock.now()) + len(items) / self._rate
+        if items:
+            self._has_more = True
+            self._take_in(items)
+
+    def _take_in(self, items: Sequence[JournalItem]) -> None:
+        self._in_hand += len(items)
+        self.running += len(items)
+        if self._left is not None:
+            self._left -= len(items)
+        has_bulk = self._bulk_limit() is not None
+        together = [item for item in items if has_bulk and self._goes_in_bulk(item)]
+        if together:
+            self._hand_out(together, in_bulk=True)
+        for item in items:
+            if not (has_bulk and self._goes_in_bulk(item)):
+                self._hand_out([item], in_bulk=False)
+
+    def _hand_out(self, items: Sequence[JournalItem], *, in_bulk: bool) -> None:
+        parcel = Parcel(items, self._breaker, self._clock, in_bulk=in_bulk)
+        self._open.add(parcel)
+        self._ready.put_nowait(parcel)
+
+    def _goes_in_bulk(self, item: JournalItem) -> bool:
+        """Whether a bulk rerun means the same for it as a single one."""
+        baseline = item.baseline
+        return (
+            baseline is not None
+            and baseline.document_version_id is not None
+            and baseline.status in BULK_STATUSES
+            and item.workflow_id not in self._singly
+        )
