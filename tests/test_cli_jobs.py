@@ -104,7 +104,30 @@ def test_a_status_that_none_has_is_nothing_to_do(cli, server):
     for command in (("ingestions", "rerun", "--yes"), ("watch",)):
         result = cli(*command, "-s", "quota_limit", "-s", "odd")
         assert (result.code, result.out) == (0, "")
-        assert result.err == "No ingestions are quota_limit or odd now: nothing to do.\n"
+        assert result.err == (
+            "--status odd: nothing has it, and known are pending, processing, completed, failed, "
+            "cancelled, quota_limit.\n"
+            "No ingestions are quota_limit or odd now: nothing to do.\n"
+        )
+
+
+def test_a_list_of_a_misspelt_status_says_which_there_are(cli, server):
+    result = cli("ingestions", "list", "-s", "faild", "-s", "failed", "-o", "ids")
+    assert (result.code, bool(result.out)) == (0, True)
+    assert result.err.startswith("--status faild: nothing has it, and known are pending, ")
+
+
+def test_a_rerun_of_nothing_is_an_empty_list(cli, server):
+    for command in (("-s", "quota_limit"), ("-",)):
+        result = cli("ingestions", "rerun", "--yes", "-o", "json", *command, stdin="")
+        assert (result.code, result.out) == (0, "[]\n")
+
+
+def test_a_dry_run_of_nothing_says_so(cli, server):
+    result = cli("ingestions", "rerun", "-s", "quota_limit", "--dry-run", "-o", "json")
+    assert (result.code, json.loads(result.out)["targets"]) == (0, 0)
+    result = cli("ingestions", "rerun", "-s", "quota_limit", "--dry-run")
+    assert "Would run again:  0" in result.out
 
 
 def test_a_job_that_is_not_there_is_told_before_anything_is_asked(cli):

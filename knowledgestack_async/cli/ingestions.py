@@ -16,7 +16,7 @@ from .ids import ids_argument, is_single, read_ids
 from .many import run_for_each
 from .options import Options, pass_options, printing
 from .output import Shape, printer_for
-from .statuses import refusing, status_option
+from .statuses import refusing, status_option, tell_of_odd
 from .table import Column, show_time
 from .waiting import deadline_option, wait_for_ingestions
 
@@ -112,15 +112,19 @@ def list_(options: Options, /, **filters: Any) -> Exit:
     """
     filters = {name: value for name, value in filters.items() if value not in (None, False, ())}
     printer = printer_for(options, SUMMARY)
+    asked = filters.get("status", ())
+    seen: set[str] = set()
 
     async def work(session: ks.Session) -> Exit:
         async with ks.iter_ingestion_workflows(session, **filters) as found:
             options.screen.activity = lambda: _progress(found)
-            with printer, refusing(filters.get("status", ())):
+            with printer, refusing(asked):
                 async for summary in found:
                     printer.write(summary.to_dict())
+                    seen.add(str(summary.status))
         if not found.matched:
             options.screen.note("No ingestions found.")
+        tell_of_odd(options.screen, asked, seen)
         return Exit.DONE
 
     return run_with_session(options, work)

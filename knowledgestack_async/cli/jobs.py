@@ -30,7 +30,7 @@ from .outage import make_contact
 from .output import Shape, printer_for
 from .pace import How, job_options, pace_options, resend_option
 from .rerun import begin, journal_option
-from .running import in_words, run_job
+from .running import in_words, run_job, show_no_job
 from .table import Column, show_time
 
 __all__ = ["jobs"]
@@ -263,7 +263,7 @@ def retry_failed(
             options.screen.note(f"{len(report.unknown):,} are unknown, and left as they are.")
         if not bad:
             options.screen.note("Nothing went wrong: nothing to do.")
-            return Exit.DONE
+            return show_no_job(options)
         return await begin(options, session, [*bad], journal, How.of(settings), yes=yes)
 
     return run_with_session(options, work)

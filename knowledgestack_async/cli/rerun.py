@@ -20,7 +20,7 @@ from .jobfiles import JobFile, look_into
 from .options import Decorator, Options, pass_options, printing_events
 from .outage import make_contact
 from .pace import How, job_options, pace_options, resend_option
-from .running import run_job
+from .running import run_job, show_no_job
 from .targets import Target, Wanted, is_journal, targeting
 
 __all__ = ["journal_option", "rerun", "things"]
@@ -88,9 +88,10 @@ def rerun(
         targets = await wanted.find(options, session)
         if not targets:
             options.screen.note(wanted.nothing)
-            return Exit.DONE
         if dry_run:
             return await show_dry_run(options, session, targets, how)
+        if not targets:
+            return show_no_job(options)
         return await begin(options, session, targets, journal, how, yes=yes)
 
     return run_with_session(options, work)

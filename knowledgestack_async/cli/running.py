@@ -35,6 +35,7 @@ __all__ = [
     "print_ids",
     "print_missing",
     "run_job",
+    "show_no_job",
 ]
 
 _NOT_FOUND = frozenset({"404", "not_found"})
@@ -107,6 +108,13 @@ async def run_job(
         raise
     _sum_up(run)
     return exit_of(run.job.report)
+
+
+def show_no_job(options: Options) -> Exit:
+    """Print what comes of a job of nothing: in JSON, an empty list."""
+    options.print_events()
+    with printer_for(options, OUTCOME, "lines"):
+        return Exit.DONE
 
 
 def _arguments(how: How, targets: Sequence[Target]) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from click.shell_completion import CompletionItem
 
 import knowledgestack_async as ks
 
-__all__ = ["refusing", "status_option"]
+from .screen import Screen
+
+__all__ = ["refusing", "status_option", "tell_of_odd"]
 
 KNOWN = tuple(map(str, ks.IngestionStatus))
 
@@ -72,3 +74,15 @@ def refusing(statuses: Iterable[str]) -> Generator[None]:
             f"--status {', '.join(odd)}: the server knows no such status; "
             f"known are {', '.join(KNOWN)}."
         ) from error
+
+
+def tell_of_odd(screen: Screen, asked: Iterable[str], found: Iterable[str]) -> None:
+    """Say which words nothing was found for that aren't known here: perhaps they are misspelt.
+
+    A server that has no filter takes any word.
+    """
+    seen = set(found)
+    odd = [word for word in asked if word not in KNOWN and word not in seen]
+    if odd:
+        words = ", ".join(odd)
+        screen.note(f"--status {words}: nothing has it, and known are {', '.join(KNOWN)}.")

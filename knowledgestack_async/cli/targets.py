@@ -13,7 +13,7 @@ import knowledgestack_async as ks
 
 from .ids import ids_in, read_ids
 from .options import Options
-from .statuses import refusing, status_option
+from .statuses import refusing, status_option, tell_of_odd
 
 __all__ = ["Target", "Wanted", "is_journal", "targeting"]
 
@@ -110,7 +110,9 @@ class Wanted:
             async with ks.iter_ingestion_workflows(session, status=self.statuses) as found:
                 options.screen.activity = lambda: f"{found.matched:,} found"
                 with refusing(self.statuses):
-                    return [summary async for summary in found]
+                    summaries = [summary async for summary in found]
+            tell_of_odd(options.screen, self.statuses, (str(one.status) for one in summaries))
+            return [*summaries]
         if self.file is None:
             return list(read_ids(self.ids))
         if str(self.file) == "-":
