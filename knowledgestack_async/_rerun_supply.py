@@ -13,7 +13,7 @@ from ._journal import ItemState, Journal, JournalItem
 from ._rerun_breaker import Breaker
 from ._rerun_settings import RerunSettings
 
-__all__ = ["Parcel", "Supply"]
+__all__ = ["BULK_STATUSES", "Parcel", "Supply"]
 
 BULK_STATUSES = frozenset({"failed", "cancelled", "quota_limit"})
 """What a bulk rerun takes as a single one does: completed ones are refused there."""

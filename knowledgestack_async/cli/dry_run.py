@@ -11,6 +11,7 @@ import attrs
 
 import knowledgestack_async as ks
 
+from .._rerun_supply import BULK_STATUSES, Supply
 from ..rerun_report import cause_of
 from .exits import Exit
 from .options import Options
@@ -23,8 +24,6 @@ from .text import clean, cut, span
 
 __all__ = ["show_dry_run"]
 
-_BULK_STATUSES = frozenset({"failed", "cancelled", "quota_limit"})
-_BULKS_AT_A_TIME = 2
 _MOST_CAUSES = 20
 
 
@@ -109,11 +108,11 @@ async def _estimate(
     await ks.list_ingestion_workflows(session, page_size=1)
     latency = time.perf_counter() - began
     limit = session.capabilities.bulk_limit
-    in_bulk = sum(str(one.status) in _BULK_STATUSES for one in found) if limit else 0
+    in_bulk = sum(str(one.status) in BULK_STATUSES for one in found) if limit else 0
     alone = len(found) - in_bulk
     most = min(limit or 1, how.max_in_flight or in_bulk or 1, max(1, int(how.rate or in_bulk)))
     bulks = -(-in_bulk // most)
-    rounds = -(-bulks // _BULKS_AT_A_TIME) + -(-alone // how.concurrency)
+    rounds = -(-bulks // Supply.BULK_AT_A_TIME) + -(-alone // how.concurrency)
     seconds = max(rounds * latency, len(found) / how.rate if how.rate else 0.0)
     return Estimate(
         targets=len(found) + missing,
