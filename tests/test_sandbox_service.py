@@ -1,11 +1,15 @@
 """The sandbox's service over real sockets: routes, refusals, generations, what is recorded."""
 
 import asyncio
+import contextlib
+import gc
 import hashlib
 import hmac
 import json
+import socket
 import ssl
 import uuid
+import warnings
 
 import aiohttp
 import pytest
@@ -613,3 +617,21 @@ async def test_a_session_of_the_client_talks_to_it(serve, monkeypatch):
     call = await serve()
     session = call.sandbox.session(timeout=3, api_key="other")
     assert session.options == {"base_url": call.sandbox.base_url, "timeout": 3, "api_key": "other"}
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_connection_that_is_made_while_it_stops_is_closed(turns):
+    """In whichever turn of the event loop it comes: asyncio loses one that it takes as a server closes."""
+    async with Sandbox() as sandbox:
+        await asyncio.sleep(0.01)
+        address = ("127.0.0.1", int(sandbox.base_url.rpartition(":")[2]))
+        with socket.create_connection(address, timeout=5) as connection:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await sandbox.__aexit__(None, None, None)
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always", ResourceWarning)
+                gc.collect()
+            assert told == []
+            with contextlib.suppress(ConnectionResetError):
+                assert connection.recv(1) == b""

@@ -4,6 +4,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
@@ -82,7 +83,7 @@ class Server:
     _closing: asyncio.Event = field(init=False, factory=asyncio.Event)
     _tasks: set[asyncio.Task[None]] = field(init=False, factory=set[asyncio.Task[None]])
     _listener: Listener = field(init=False)
-    _runner: web.ServerRunner = field(init=False)
+    _server: asyncio.Server | None = field(init=False, default=None)
 
     @property
     def connections(self) -> int:
@@ -101,20 +102,31 @@ class Server:
             The port.
         """
         self._listener = Listener(self._handle)
-        self._runner = web.ServerRunner(self._listener, shutdown_timeout=_GRACE)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port, ssl_context=ssl_context)
-        await site.start()
-        return int(self._runner.addresses[0][1])
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._listener, host, port, ssl=ssl_context)
+        return int(self._server.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
         """End everything that is under way, at once."""
         self._closing.set()
+        await self._stop_listening()
         self._listener.abort()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._runner.cleanup()
+        await self._listener.shutdown(_GRACE)
+
+    async def _stop_listening(self) -> None:
+        """Take no more connections; asyncio loses those that it is just taking as a server closes."""
+        if self._server is None:
+            return
+        loop = asyncio.get_running_loop()
+        for listening in self._server.sockets:
+            with suppress(NotImplementedError):  # not every event loop has that
+                loop.remove_reader(listening)
+        for _ in range(2):  # what was accepted gets its transport, then its protocol
+            await asyncio.sleep(0)
+        self._server.close()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something in the background until the server stops."""
