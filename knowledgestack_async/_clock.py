@@ -7,7 +7,7 @@ import time
 from contextlib import AbstractAsyncContextManager
 from math import inf
 from types import TracebackType
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 __all__ = ["Clock", "Interruption", "MonotonicClock"]
 
@@ -29,16 +29,18 @@ class Clock(Protocol):
 
 
 class Interruption:
-    """A block that somebody else may end: it is cancelled, and raises TimeoutError."""
+    """A block that somebody else may end: it is cancelled, and raises ``ends_with``."""
 
     __slots__ = ("_cancelling", "_task", "was_interrupted")
 
+    ends_with: ClassVar[type[Exception]] = TimeoutError
     was_interrupted: bool
 
     def interrupt(self) -> None:
-        """End it, while it is entered."""
-        self.was_interrupted = True
-        self._task.cancel()
+        """End it, while it is entered; said again, it changes nothing."""
+        if not self.was_interrupted:
+            self.was_interrupted = True
+            self._task.cancel()
 
     def __enter__(self) -> None:
         task = asyncio.current_task()
@@ -62,7 +64,7 @@ class Interruption:
             and task.uncancel() <= self._cancelling
             and exc_type is asyncio.CancelledError
         ):
-            raise TimeoutError from exc
+            raise self.ends_with from exc
 
 
 class MonotonicClock:

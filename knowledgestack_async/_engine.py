@@ -32,6 +32,7 @@ from .errors import RequestError
 
 __all__ = ["Done", "Engine"]
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 logger = logging.getLogger("knowledgestack_async")
@@ -115,7 +116,7 @@ class Engine:
             slot = self._take_slot(progress)
             if slot is None:
                 waiting = self._wait_for_slot(call, options, progress, problem)
-                slot = await _wait_permitted(call, progress, waiting)
+                slot = await self._wait_permitted(call, progress, waiting)
             if progress.give_up_at == FOREVER and options.deadline is None:
                 progress.give_up_at = self._clock.now() + options.retry.give_up_after
             try:
@@ -139,12 +140,7 @@ class Engine:
             if status == 404:
                 if progress.doubted and call.gone is not None:
                     return Done(call.gone(), doubted=True, tries=progress.tries)
-                if (
-                    call.route
-                    and progress.moves < self.MOST_MOVES
-                    and await self._has_moved(dialect, options, progress, call.route)
-                ):
-                    progress.moves += 1
+                if await self._follows_route(call, options, dialect, progress):
                     continue
             await self._wait_or_raise(call, options, target, progress, problem)
             progress.doubted |= problem.fault in {Fault.UNCERTAIN, Fault.ODD}
@@ -196,10 +192,10 @@ class Engine:
         credential = call.credential or options.key
         if not isinstance(credential, Secret):
             asking = self._ask_for_key(credential, call, options, progress, target)
-            credential = await _wait_permitted(call, progress, asking)
+            credential = await self._wait_permitted(call, progress, asking)
         progress.secrets = (credential, options.key)
         if call.permit is not None and not call.permit.may_send():
-            raise Withdrawn(progress.tries)
+            raise self._withdraw(progress)
         progress.tries += 1
         self.requests += 1
         began = self._clock.now()
@@ -305,7 +301,34 @@ class Engine:
                 )
             progress.retries += 1
         self.retries += 1
-        await _wait_permitted(call, progress, self._clock.sleep(verdict.wait))
+        await self._wait_permitted(call, progress, self._clock.sleep(verdict.wait))
+
+    async def _wait_permitted(
+        self, call: Call[Any], progress: _Progress, waiting: Coroutine[Any, Any, R]
+    ) -> R:
+        """Wait for what comes before a try, unless the call is withdrawn meanwhile."""
+        if call.permit is None:
+            return await waiting
+        try:
+            with call.permit:
+                return await waiting
+        except Withdrawn:
+            waiting.close()  # it may not have begun
+            raise self._withdraw(progress) from None
+
+    def _withdraw(self, progress: _Progress) -> Withdrawn:
+        self.budget.give_back(progress.retries)
+        return Withdrawn(progress.tries)
+
+    async def _follows_route(
+        self, call: Call[Any], options: CallOptions, asked: Dialect, progress: _Progress
+    ) -> bool:
+        if not call.route or progress.moves == self.MOST_MOVES:
+            return False
+        finding_out = self._has_moved(asked, options, progress, call.route)
+        has_moved = await self._wait_permitted(call, progress, finding_out)
+        progress.moves += has_moved
+        return has_moved
 
     async def _has_moved(
         self, asked: Dialect, options: CallOptions, progress: _Progress, route: Route
@@ -360,20 +383,6 @@ class Engine:
             None if answer is None else without_secrets(progress.secrets, answer).request_id,
             progress.tries,
         )
-
-
-async def _wait_permitted(
-    call: Call[Any], progress: _Progress, waiting: Coroutine[Any, Any, T]
-) -> T:
-    """Wait for what comes before a try, unless the call is withdrawn meanwhile."""
-    if call.permit is None:
-        return await waiting
-    try:
-        with call.permit:
-            return await waiting
-    except TimeoutError:
-        waiting.close()  # it may not have begun
-        raise Withdrawn(progress.tries) from None
 
 
 def _read_body(

@@ -177,10 +177,15 @@ async def settle(
     to show.
 
     Returns:
-        What was open, as it is now.
+        What was open, as it is now; since when it may show, is left as it was.
     """
     settled: list[JournalItem] = []
-    open_items = [item async for item in journal.items(ItemState.SENDING, ItemState.UNKNOWN)]
+    unknown = [item async for item in journal.items(ItemState.UNKNOWN)]
+    # What was being sent may have waited for long before it was, so its time begins anew.
+    sending = [
+        msgspec.structs.replace(item, changed_at=None)
+        async for item in journal.items(ItemState.SENDING)
+    ]
 
     async def look(item: JournalItem) -> JournalItem:
         try:
@@ -197,23 +202,19 @@ async def settle(
     async def settle_one(item: JournalItem) -> None:
         now = await look(item)
         if now.state is ItemState.UNKNOWN and resend:
-            await _let_it_show(item, settle_after, clock)
+            await clock.sleep(time_to_show(item, settle_after))
             now = await look(item)
             if now.state is ItemState.UNKNOWN:
                 now = msgspec.structs.replace(now, state=ItemState.PLANNED, error=None)
         await journal.update([now])
         settled.append(now)
 
-    await run_bounded(settle_one(item) for item in open_items)
+    await run_bounded(settle_one(item) for item in sending + unknown)
     return settled
 
 
-async def _let_it_show(item: JournalItem, settle_after: float, clock: Clock) -> None:
-    """Wait until it has had its time since it may have been sent last.
-
-    One that was being sent may have waited for long before it was, so its time begins now.
-    """
+def time_to_show(item: JournalItem, settle_after: float) -> float:
+    """The seconds that are left to it, of those since it may have been sent; all, if nobody knows when."""
     now = datetime.now(UTC)
-    changed_at = item.changed_at if item.state is ItemState.UNKNOWN else None
-    age = (now - (changed_at or now)).total_seconds()
-    await clock.sleep(max(0.0, settle_after - max(0.0, age)))
+    age = (now - (item.changed_at or now)).total_seconds()
+    return max(0.0, settle_after - max(0.0, age))

@@ -65,8 +65,8 @@ class Sender:
         self._settings = settings
         self._on_done = on_done
         self._answers: asyncio.Queue[Sequence[JournalItem]] = asyncio.Queue(settings.concurrency)
+        self._written: asyncio.Queue[Sequence[JournalItem]] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
-        breaker.on_stop = supply.stop
         breaker.on_lost = self._write_off
 
     async def send(self, most: int | None = None) -> int:
@@ -77,7 +77,8 @@ class Sender:
         """
         self._tasks.clear()
         async with asyncio.TaskGroup() as self._group:
-            self._tasks.add(self._group.create_task(self._settle()))
+            for work in (self._write_down(), self._tell()):
+                self._tasks.add(self._group.create_task(work))
             self._add_workers(self._settings.concurrency)
             sent = await self._supply.run(most)
             for task in self._tasks:
@@ -100,14 +101,20 @@ class Sender:
             has_place = self._supply.give_back(parcel)
             await self._answers.put(came)
 
-    async def _settle(self) -> None:
-        """Write down where items are now, and tell of those that have their outcome."""
+    async def _write_down(self) -> None:
+        """Write down where items are now, whoever is told of it how late."""
         while True:
             items = [*await self._answers.get()]
             while not self._answers.empty():
                 items += self._answers.get_nowait()
             await self._journal.update(items)
-            for item in items:
+            self._supply.written(len(items))
+            self._written.put_nowait(items)
+
+    async def _tell(self) -> None:
+        """Tell of those that have their outcome."""
+        while True:
+            for item in await self._written.get():
                 if item.state is not ItemState.PLANNED:
                     await self._on_done(item)
                 self._supply.settled(item, may_be_running=self._settings.says_when_over(item.state))

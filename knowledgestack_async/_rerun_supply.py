@@ -12,6 +12,7 @@ from ._clock import Clock, Interruption
 from ._journal import ItemState, Journal, JournalItem
 from ._rerun_breaker import Breaker
 from ._rerun_settings import RerunSettings
+from ._wire import Withdrawn
 
 __all__ = ["BULK_STATUSES", "Parcel", "Supply"]
 
@@ -26,30 +27,32 @@ class Parcel(Interruption):
         items: One, or several in a bulk rerun.
         in_bulk: Whether it is a bulk rerun.
         since: Since when it is on its way; infinite while it isn't.
+        was_sent: Whether it ever was.
+        is_lost: Whether another one has its place, for no answer is expected any more.
     """
 
-    __slots__ = ("_breaker", "_clock", "_is_waiting", "in_bulk", "items", "since")
+    ends_with = Withdrawn
+    __slots__ = ("_is_waiting", "_supply", "in_bulk", "is_lost", "items", "since", "was_sent")
 
-    def __init__(
-        self, items: Sequence[JournalItem], breaker: Breaker, clock: Clock, *, in_bulk: bool
-    ) -> None:
+    def __init__(self, items: Sequence[JournalItem], supply: Supply, *, in_bulk: bool) -> None:
         self.items = items
         self.in_bulk = in_bulk
         self.since = inf
-        self._breaker = breaker
-        self._clock = clock
-        self._is_waiting = False
+        self.was_sent = self.is_lost = self._is_waiting = False
+        self._supply = supply
 
     def may_send(self) -> bool:
         """Whether it may be sent now; it is on its way from now on."""
-        if self._breaker.holds_all:
+        if self.is_lost or self._supply.holds_all:
             return False
-        self.since = self._clock.now()
+        self.since = self._supply.sent_at()
+        self.was_sent = True
         return True
 
     def __enter__(self) -> None:
-        if self._breaker.stopped_by is not None:
-            raise TimeoutError
+        if self.is_lost or self._supply.is_stopped:
+            raise Withdrawn
+        self.since = inf
         self._is_waiting = True
         super().__enter__()
 
@@ -86,6 +89,8 @@ class Supply:
     """
 
     BULK_AT_A_TIME = 2
+    MOST_UNTOLD = 1000
+    """Where so many have their outcome that nobody read yet, no more are claimed."""
 
     def __init__(
         self,
@@ -106,8 +111,8 @@ class Supply:
         self._next_at = -inf
         self._ready: asyncio.Queue[Parcel] = asyncio.Queue()
         self._open: set[Parcel] = set()
-        self._lost: set[Parcel] = set()
         self._in_hand = 0
+        self._untold = 0
         self._left: int | None = None
         self._has_more = True
         self._singly: set[str] = set()
@@ -135,7 +140,7 @@ class Supply:
             room = self._room() if self._has_more else 0
             if room:
                 await self._claim(room)
-            elif self._in_hand or (self._has_more and self._left != 0):
+            elif self._in_hand or (self._left != 0 and await self._is_any_planned()):
                 await self._changed.wait()
             else:
                 break
@@ -144,17 +149,34 @@ class Supply:
             await self._changed.wait()
         return (most or 0) - (self._left or 0)
 
+    async def _is_any_planned(self) -> bool:
+        """Whether it is worth waiting for room; where all may run that may, claiming doesn't tell."""
+        return self._has_more and ItemState.PLANNED in await self._journal.counts()
+
+    @property
+    def holds_all(self) -> bool:
+        """Whether nothing may be sent now."""
+        return self._breaker.holds_all
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether nothing may be sent any more."""
+        return self._breaker.stopped_by is not None
+
+    def sent_at(self) -> float:
+        """What time it is for a parcel that is sent now."""
+        self._changed.set()
+        return self._clock.now()
+
     async def take(self) -> Parcel:
         """The next parcel; waits for one."""
         return await self._ready.get()
 
     def give_back(self, parcel: Parcel) -> bool:
         """It was answered: there is room for another; False if it was written off before."""
-        has_place = parcel not in self._lost
         self._open.discard(parcel)
-        self._lost.discard(parcel)
         self._changed.set()
-        return has_place
+        return not parcel.is_lost
 
     def send_singly(self, items: Iterable[JournalItem]) -> None:
         """These can't go in a bulk rerun, now or later."""
@@ -162,9 +184,14 @@ class Supply:
             self._singly.add(item.workflow_id)
             self._hand_out([item], in_bulk=False)
 
+    def written(self, count: int) -> None:
+        """Where so many items are now is written down, and to be told."""
+        self._untold += count
+
     def settled(self, item: JournalItem, *, may_be_running: bool) -> None:
-        """It was written down where an item is now; planned again, it will be claimed again."""
+        """It is told where an item is now; planned again, it will be claimed again."""
         self._in_hand -= 1
+        self._untold -= 1
         if item.state is ItemState.PLANNED:
             self._has_more = True
             if self._left is not None:
@@ -181,14 +208,15 @@ class Supply:
         """
         old = sorted((one for one in self._open if one.since < before), key=attrgetter("since"))
         lost = old[:most]
+        for parcel in lost:
+            parcel.is_lost = True
         self._open.difference_update(lost)
-        self._lost.update(lost)
         self._changed.set()
         return len(lost)
 
     def stop(self) -> None:
         """The job is stopped: what waits before it is sent is withdrawn."""
-        for parcel in self._open | self._lost:
+        for parcel in self._open:
             parcel.withdraw()
         self._changed.set()
 
@@ -200,12 +228,14 @@ class Supply:
             in_bulk = sum(parcel.in_bulk for parcel in self._open)
             most = bulk if most > 0 and in_bulk < self.BULK_AT_A_TIME else 0
         if self._rate is not None:
-            most = min(most, max(1, int(self._rate)))  # not more than a second's at once
+            is_any_waiting = not all(parcel.was_sent for parcel in self._open)
+            # Not more than a second's at once: neither now, nor after a pause that they waited for.
+            most = 0 if is_any_waiting else min(most, max(1, int(self._rate)))
         if self._left is not None:
             most = min(most, self._left)
         if self._most_running is not None:
             most = min(most, self._most_running - self.running)
-        return max(0, most)
+        return max(0, most) if self._untold < self.MOST_UNTOLD else 0
 
     async def _claim(self, most: int) -> None:
         """Take planned items when their time has come; only those that there are take time."""
@@ -235,7 +265,7 @@ class Supply:
                 self._hand_out([item], in_bulk=False)
 
     def _hand_out(self, items: Sequence[JournalItem], *, in_bulk: bool) -> None:
-        parcel = Parcel(items, self._breaker, self._clock, in_bulk=in_bulk)
+        parcel = Parcel(items, self, in_bulk=in_bulk)
         self._open.add(parcel)
         self._ready.put_nowait(parcel)
 

@@ -141,7 +141,7 @@ class Misdelivered(Exception):
 class Withdrawn(Exception):
     """The call isn't to be sent any more. So often it was sent before, and the server refused it."""
 
-    def __init__(self, tries: int) -> None:
+    def __init__(self, tries: int = 0) -> None:
         super().__init__(tries)
         self.tries = tries
 
@@ -150,7 +150,7 @@ class Permit(Protocol):
     """Whether a call may be sent, for as long as it isn't.
 
     As a block, it is around what the call waits for before it is sent: it ends, and raises
-    TimeoutError, when the call is withdrawn.
+    Withdrawn, when the call is withdrawn.
     """
 
     def may_send(self) -> bool:

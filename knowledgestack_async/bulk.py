@@ -21,7 +21,7 @@ import msgspec
 from ._clock import Clock
 from ._journal import ItemState, Journal, JournalItem
 from ._rerun_breaker import Breaker
-from ._rerun_plan import IsNewer, Source, plan, renew, settle
+from ._rerun_plan import IsNewer, Source, plan, renew, settle, time_to_show
 from ._rerun_send import Sender
 from ._rerun_settings import RerunSettings
 from ._rerun_supply import Supply
@@ -80,17 +80,19 @@ class RerunJob:
         )
         self._watch = upstream.follow()
         self._breaker.on_back = self._watch.look_now
+        self._breaker.on_stop = self._note_stop
         self._canary_good = 0
         self._canary_bad = 0
         self._followed: set[str] = set()
         self._held: set[str] = set()
+        self._unproven: list[JournalItem] = []
         self._seen_running: set[str] = set()
         self._beside: set[asyncio.Task[None]] = set()
         self._waiting_for_return: asyncio.Task[None] | None = None
         self._trouble: str | None = None
         self._all_ended = asyncio.Event()
         self._work: asyncio.Task[None] | None = None
-        self._has_begun = False
+        self._has_begun = self._is_left = False
         self._is_exhausted = False
         self._counts: Counter[ItemState] = Counter()
         self._endings: deque[float] = deque()
@@ -102,7 +104,11 @@ class RerunJob:
     async def __aenter__(self) -> Self:
         self._began_at = self._clock.now()
         await self._journal.open(self._upstream.server, self._settings.defining)
-        await self._publish(is_over=False)
+        try:
+            await self._publish(is_over=False)
+        except BaseException:
+            await self._journal.close()
+            raise
         self._work = asyncio.get_running_loop().create_task(self._run())
         return self
 
@@ -115,26 +121,31 @@ class RerunJob:
         work, self._work = self._work, None
         if work is None:
             return
+        self._is_left = True
         if not work.done():
             self._breaker.stop("it was left before its end")
         if not self._has_begun:
             work.cancel()  # nothing was sent: there is nothing on its way to be waited for
-        self._all_ended.set()
         try:
-            while not work.done():
-                # What is on its way ends by itself; nobody reads outcomes any more, so make room.
-                while not self._outcomes.empty():
-                    self._outcomes.get_nowait()
-                await asyncio.wait([work], timeout=0.05)
-        finally:
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
             try:
-                if self._report is None:
-                    self._report = await self._read_report()
-                self._publish(is_over=True)
+                await self._wait_until_done(work)
             finally:
-                await self._journal.close()
+                work.cancel()
+                await self._wait_until_done(work)
+            if exc is None and not self._is_exhausted and not work.cancelled():
+                work.result()  # nobody was told yet what ended it
+            if self._report is None:
+                self._report = await self._read_report()
+            self._publish(is_over=True)
+        finally:
+            await self._journal.close()
+
+    async def _wait_until_done(self, work: asyncio.Task[None]) -> None:
+        """What is on its way ends by itself; nobody reads outcomes any more, so make room."""
+        while not work.done():
+            while not self._outcomes.empty():
+                self._outcomes.get_nowait()
+            await asyncio.wait([work], timeout=0.05)
 
     def __aiter__(self) -> Self:
         return self
@@ -225,6 +236,7 @@ class RerunJob:
         if self.resumed:
             await renew(self._journal, self._upstream, pause)
         self._has_begun = True
+        self._unproven = [item for item in news if item.state is ItemState.UNKNOWN]
         self._counts = Counter(await self._journal.counts())
         await self._tell_news(news)
         self._publish(is_over=False)
@@ -262,6 +274,10 @@ class RerunJob:
                 if item.outcome is None:
                     self._start_following(item)
                     self._supply.started()
+        if self._settings.max_in_flight is not None:
+            for item in self._unproven:
+                self._supply.started()
+                self._hold(item, time_to_show(item, self._settings.settle_after))
         await self._try_canary()
         await self._sender.send()
         if self._settings.wait:
@@ -289,20 +305,24 @@ class RerunJob:
         self._followed.add(item.workflow_id)
         self._watch.add(item.workflow_id, before)
 
+    def _note_stop(self) -> None:
+        self._supply.stop()
+        self._all_ended.set()
+
     def _stop_following(self, workflow_id: str) -> None:
         self._followed.discard(workflow_id)
         self._held.discard(workflow_id)
         self._supply.ended()
         self._all_ended.set()
 
-    def _hold(self, item: JournalItem) -> None:
+    def _hold(self, item: JournalItem, seconds: float) -> None:
         """One that may run has its place on the server's side until it is over, or doesn't show in time."""
         self._held.add(item.workflow_id)
         self._start_following(item)
-        self._start_beside(self._let_go(item.workflow_id))
+        self._start_beside(self._let_go(item.workflow_id, seconds))
 
-    async def _let_go(self, workflow_id: str) -> None:
-        await self._clock.sleep(self._settings.settle_after)
+    async def _let_go(self, workflow_id: str, seconds: float) -> None:
+        await self._clock.sleep(seconds)
         if workflow_id in self._held and workflow_id not in self._seen_running:
             self._stop_following(workflow_id)
 
@@ -314,7 +334,7 @@ class RerunJob:
         if accepted and self._settings.follows:
             self._start_following(item)
         if item.state is ItemState.UNKNOWN and self._settings.max_in_flight is not None:
-            self._hold(item)
+            self._hold(item, self._settings.settle_after)
         if item.state in {ItemState.REFUSED, ItemState.FAILED}:
             self._canary_bad += 1
         if not (accepted and self._settings.wait):
@@ -334,7 +354,7 @@ class RerunJob:
                     self._canary_bad += not good
             if self._settings.wait:
                 await self._tell_ends(ended)
-            for workflow_id in ended:
+            for workflow_id in self._followed & ended.keys():
                 self._stop_following(workflow_id)
 
     def _note_trouble(self, changes: Sequence[StatusChange[WorkflowSummaryResponse]]) -> None:
@@ -365,7 +385,8 @@ class RerunJob:
         self._endings.append(self._clock.now())
         if self._clock.now() - self._published_at >= self.PUBLISH_EVERY:
             self._publish(is_over=False)
-        await self._outcomes.put(RerunOutcome.of(item))
+        if not self._is_left:
+            await self._outcomes.put(RerunOutcome.of(item))
 
     def _publish(self, *, is_over: bool) -> Awaitable[None]:
         self._published_at = self._clock.now()
