@@ -132,11 +132,12 @@ class RerunJob:
             finally:
                 work.cancel()
                 await self._wait_until_done(work)
-            if exc is None and not self._is_exhausted and not work.cancelled():
-                work.result()  # nobody was told yet what ended it
+                failure = None if work.cancelled() else work.exception()
             if self._report is None:
                 self._report = await self._read_report()
             self._publish(is_over=True)
+            if failure is not None and exc is None and not self._is_exhausted:
+                raise failure  # nobody was told yet
         finally:
             await self._journal.close()
 
