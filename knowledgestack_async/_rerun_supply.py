@@ -89,6 +89,8 @@ class Supply:
     """
 
     BULK_AT_A_TIME = 2
+    PACE, BULK_PACE = 0.05, 1.0
+    """With a rate, no more are claimed at once than are due in so many seconds."""
     MOST_UNTOLD = 1000
     """Where so many have their outcome that nobody read yet, no more are claimed."""
 
@@ -229,8 +231,9 @@ class Supply:
             most = bulk if most > 0 and in_bulk < self.BULK_AT_A_TIME else 0
         if self._rate is not None:
             is_any_waiting = not all(parcel.was_sent for parcel in self._open)
-            # Not more than a second's at once: neither now, nor after a pause that they waited for.
-            most = 0 if is_any_waiting else min(most, max(1, int(self._rate)))
+            # Not more at once than are due in so long: neither now, nor after a pause that they waited for.
+            due = int(self._rate * (self.BULK_PACE if bulk else self.PACE))
+            most = 0 if is_any_waiting else min(most, max(1, due))
         if self._left is not None:
             most = min(most, self._left)
         if self._most_running is not None:

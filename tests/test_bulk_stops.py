@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import Counter
 from functools import partial
+from itertools import pairwise
 
 import pytest
 from outages import failed_box, until
@@ -268,6 +269,17 @@ async def test_what_has_no_connection_yet_is_not_sent_beside_its_substitute(path
                 is_up.set()
                 assert (await job.finish()).counts == {"accepted": 60}
         assert box.max_in_flight <= 5 + 1  # a question of the job's
+
+
+async def test_a_low_rate_sends_one_after_the_other(path):
+    clock = QuickClock(10)
+    async with failed_box(12) as box, box.session(clock=clock) as session:
+        failed = await ks.iter_ingestion_workflows(session)
+        async with ks.rerun_ingestions(session, failed, journal=path, rate=4) as job:
+            await job.finish()
+        posts = [one.at * clock.factor for one in box.requests if one.method == "POST"]
+    together = sum(later - sooner < 0.05 for sooner, later in pairwise(posts))
+    assert together <= 1  # a busy machine may be late for one, and in time for the next
 
 
 async def test_a_rate_is_kept_after_a_pause_too(path):
