@@ -37,8 +37,8 @@ class Interruption:
     was_interrupted: bool
 
     def interrupt(self) -> None:
-        """End it, while it is entered; said again, it changes nothing."""
-        if not self.was_interrupted:
+        """End it, if it is entered; said again, it changes nothing."""
+        if hasattr(self, "_task") and not self.was_interrupted:
             self.was_interrupted = True
             self._task.cancel()
 

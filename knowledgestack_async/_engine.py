@@ -317,6 +317,7 @@ class Engine:
             raise self._withdraw(progress) from None
 
     def _withdraw(self, progress: _Progress) -> Withdrawn:
+        """Its retries are others' again."""
         self.budget.give_back(progress.retries)
         return Withdrawn(progress.tries)
 

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from operator import attrgetter
-from types import TracebackType
 
 from ._clock import Clock, Interruption
 from ._journal import ItemState, Journal, JournalItem
@@ -32,13 +31,13 @@ class Parcel(Interruption):
     """
 
     ends_with = Withdrawn
-    __slots__ = ("_is_waiting", "_supply", "in_bulk", "is_lost", "items", "since", "was_sent")
+    __slots__ = ("_supply", "in_bulk", "is_lost", "items", "since", "was_sent")
 
     def __init__(self, items: Sequence[JournalItem], supply: Supply, *, in_bulk: bool) -> None:
         self.items = items
         self.in_bulk = in_bulk
         self.since = inf
-        self.was_sent = self.is_lost = self._is_waiting = False
+        self.was_sent = self.is_lost = False
         self._supply = supply
 
     def may_send(self) -> bool:
@@ -53,22 +52,7 @@ class Parcel(Interruption):
         if self.is_lost or self._supply.is_stopped:
             raise Withdrawn
         self.since = inf
-        self._is_waiting = True
         super().__enter__()
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._is_waiting = False
-        super().__exit__(exc_type, exc, traceback)
-
-    def withdraw(self) -> None:
-        """It isn't to be sent any more; what it waits for before it is sent is over."""
-        if self._is_waiting:
-            self.interrupt()
 
 
 class Supply:
@@ -219,7 +203,7 @@ class Supply:
     def stop(self) -> None:
         """The job is stopped: what waits before it is sent is withdrawn."""
         for parcel in self._open:
-            parcel.withdraw()
+            parcel.interrupt()
         self._changed.set()
 
     def _room(self) -> int:

@@ -92,7 +92,7 @@ class RerunJob:
         self._trouble: str | None = None
         self._all_ended = asyncio.Event()
         self._work: asyncio.Task[None] | None = None
-        self._has_begun = self._is_left = False
+        self._has_begun = False
         self._is_exhausted = False
         self._counts: Counter[ItemState] = Counter()
         self._endings: deque[float] = deque()
@@ -121,7 +121,6 @@ class RerunJob:
         work, self._work = self._work, None
         if work is None:
             return
-        self._is_left = True
         if not work.done():
             self._breaker.stop("it was left before its end")
         if not self._has_begun:
@@ -386,7 +385,7 @@ class RerunJob:
         self._endings.append(self._clock.now())
         if self._clock.now() - self._published_at >= self.PUBLISH_EVERY:
             self._publish(is_over=False)
-        if not self._is_left:
+        if self._work is not None:  # else it is left, and nobody reads any more
             await self._outcomes.put(RerunOutcome.of(item))
 
     def _publish(self, *, is_over: bool) -> Awaitable[None]:
