@@ -149,6 +149,7 @@ class Database:
         try:
             is_new = not self.path.exists()
             if is_new:
+                self._check_nothing_left_over()
                 self._create()
             connection = self._connect()
         except Exception as error:  # noqa: BLE001 - whoever opens it is told
@@ -188,6 +189,18 @@ class Database:
         if self._loop is not None and waiting and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(_deliver, waiting, results, problem)
         return None not in batch
+
+    def _check_nothing_left_over(self) -> None:
+        """Refuse a log of a file that is gone: SQLite would replay it into the new one."""
+        for suffix in ("-wal", "-journal"):
+            log = self.path.with_name(self.path.name + suffix)
+            if os.path.lexists(log):
+                raise JournalError(
+                    f"there is no {self._layout.what} {self.path}, but the log {log.name} of an "
+                    "earlier one is still there, and its process may be running: move it to where "
+                    f"its {self._layout.what} is now, or delete it if that was deleted; or use "
+                    "another name"
+                )
 
     def _create(self) -> None:
         """Make the file beside its place and move it there, so that half a file is never found."""

@@ -87,6 +87,9 @@ class _InUse(JournalError):
 class _SpoolFile(Database):
     """A database that several processes may begin to use at the same time."""
 
+    def _check_nothing_left_over(self) -> None:
+        """Nothing is taken up: SQLite discards a log beside an empty file."""
+
     def _create(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):  # then another process was quicker

@@ -52,6 +52,37 @@ async def test_what_was_committed_is_there_after_opening_again(path):
     await database.close()
 
 
+@pytest.mark.parametrize("suffix", ["-wal", "-journal"])
+async def test_a_new_file_never_takes_up_the_log_of_one_that_is_gone(path, suffix):
+    path.parent.mkdir(parents=True)
+    log = path.with_name(path.name + suffix)
+    log.write_bytes(b"somebody else's")
+    with pytest.raises(ks.JournalError, match=f"note.db{suffix} of an earlier one") as caught:
+        await Database(path, LAYOUT).open()
+    assert "delete it" in str(caught.value)
+    assert (log.read_bytes(), path.exists()) == (b"somebody else's", False)
+    log.unlink()
+    database = Database(path, LAYOUT)
+    assert await database.open() is True
+    await database.close()
+
+
+async def test_a_killed_jobs_log_is_no_part_of_a_new_job(path):
+    """SQLite would replay it into the new file: another job's items were sent, some twice."""
+    old = SqliteJournal(path)
+    await old.open("http://127.0.0.1", {})
+    await old.add([(f"old-{n}", None) for n in range(50)])
+    await old.finish_planning()
+    path.rename(path.with_name("moved.journal"))  # its process still runs
+    with pytest.raises(ks.JournalError, match="note.db-wal of an earlier one"):
+        await SqliteJournal(path).open("http://127.0.0.1", {})
+    await old.close()
+    new = SqliteJournal(path)
+    await new.open("http://127.0.0.1", {})
+    assert await new.counts() == {}
+    await new.close()
+
+
 async def test_it_is_as_durable_as_sqlite_can_be(path):
     database = Database(path, LAYOUT)
     await database.open()

@@ -146,7 +146,7 @@ def names_of_jobs(
 
 def delete_job(path: Path) -> None:
     """Delete a journal, and what stands beside it."""
-    for end in ("", ".state", "-wal", "-shm"):
+    for end in ("", ".state", "-wal", "-shm", "-journal"):
         path.with_name(path.name + end).unlink(missing_ok=True)
 
 
