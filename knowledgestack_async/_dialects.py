@@ -1,4 +1,4 @@
-"""The three generations of the API as data, and how an answer tells which one spoke."""
+"""The four generations of the API as data, and how an answer tells which one spoke."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from .errors import ConfigurationError
-from .models import PaginatedResponse
+from .models import PaginatedResponse, WorkflowSummaryResponse
 
 __all__ = [
     "GENERATIONS",
@@ -75,6 +75,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         newest_last: The query that turns the order round, where the server can.
         bulk_limit: How many document versions one bulk rerun takes; None where there is none.
         largest_window: How many items a window may hold.
+        names_documents: Whether the list's items carry their document's name, path and uploader.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     newest_last: tuple[str, str] | None = None
     bulk_limit: int | None = None
     largest_window: int = 100
+    names_documents: bool = False
 
     def list_target(self, start: int, size: int, filters: Mapping[str, Any]) -> Target:
         """The list's window, with the filters that this generation knows (the rest is the caller's)."""
@@ -125,6 +127,9 @@ GENERATIONS = (
     Dialect(name="documented", paths=_workflow_paths("/v1/workflows"), paging=_BY_NUMBER),
     Dialect(name="offset", paths=_workflow_paths("/v1/workflows"), paging=_BY_OFFSET),
     Dialect(
+        name="system-jobs-unfiltered", paths=_workflow_paths("/v1/system-jobs"), paging=_BY_OFFSET
+    ),
+    Dialect(
         name="system-jobs",
         paths={
             **_workflow_paths("/v1/system-jobs"),
@@ -146,8 +151,10 @@ GENERATIONS = (
         },
         newest_last=("sort_dir", "ASC"),
         bulk_limit=200,
+        names_documents=True,
     ),
 )
+"""From the oldest on. Of two that only their items tell apart, the one that can less comes first."""
 
 
 def dialect_named(name: str) -> Dialect:
@@ -190,10 +197,29 @@ def window_of(page: PaginatedResponse[Any]) -> tuple[int, int, bool] | None:
     return None
 
 
-def spoken_dialect(asked: Dialect, *, by_number: bool) -> Dialect:
-    """The generation that answered: it has the path that was asked, and pages as the envelope does."""
-    path = asked.paths[Route.LIST_INGESTIONS]
-    for dialect in GENERATIONS:
-        if dialect.paths[Route.LIST_INGESTIONS] == path and dialect.paging.by_number == by_number:
-            return dialect
-    return asked
+def spoken_dialect(
+    asked: Dialect, page: PaginatedResponse[WorkflowSummaryResponse], known: Dialect
+) -> Dialect:
+    """The generation that answered: the path is its own, and it pages and fills items as it does.
+
+    Args:
+        asked: The generation whose path was asked.
+        page: What it answered.
+        known: The one that it was taken for so far; a page without items doesn't refute it.
+    """
+    path, by_number = asked.paths[Route.LIST_INGESTIONS], page.offset is None
+    spoken = [
+        dialect
+        for dialect in GENERATIONS
+        if dialect.paths[Route.LIST_INGESTIONS] == path and dialect.paging.by_number == by_number
+    ]
+    if len(spoken) > 1 and page.items:
+        names_documents = any(map(_names_document, page.items))
+        spoken = [dialect for dialect in spoken if dialect.names_documents == names_documents]
+    if not spoken:
+        return asked
+    return known if known in spoken else spoken[0]
+
+
+def _names_document(item: WorkflowSummaryResponse) -> bool:
+    return item.document_name is not None or item.is_active_version is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
@@ -15,8 +16,15 @@ from ._codec import DecodeError
 from ._dialects import Dialect, Route, Target
 from ._governor import Governor, Slot
 from ._hearing import Hearing
-from ._negotiation import Negotiation, probe_call
-from ._problems import Problem, call_facts, hide_in_text, make_error, without_secrets
+from ._negotiation import Negotiation, Page, probe_call
+from ._problems import (
+    Problem,
+    call_facts,
+    hide_in_text,
+    make_error,
+    own_copy,
+    without_secrets,
+)
 from ._retry import Chance, Fault, RetryBudget, decide, fault_of
 from ._settings import CallOptions, GivenKeys, KeySource
 from ._transport import Failure, Transport
@@ -26,6 +34,7 @@ from ._wire import (
     Misdelivered,
     Secret,
     Withdrawn,
+    names_missing_thing,
     read_retry_after,
 )
 from .errors import RequestError
@@ -77,7 +86,9 @@ class Engine:
     """Runs calls: takes a slot, tries, decides whether to try again, and tells what came of it."""
 
     MOST_MOVES = 2
-    """So often a call follows its route to another generation."""
+    """How often a call is sent again after a 404 that names nothing."""
+    MOST_TURNS = 12
+    """The same where two generations answer by turns."""
 
     def __init__(
         self,
@@ -98,6 +109,8 @@ class Engine:
         self.hearing = Hearing(transport, governor, clock)
         self.budget = RetryBudget()
         self.given_keys = GivenKeys()
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self._finding: dict[object, asyncio.Task[None]] = {}
         self.requests = 0
         self.retries = 0
 
@@ -136,11 +149,11 @@ class Engine:
                 self.budget.give_back(progress.retries)
                 return outcome
             problem = outcome
-            status = None if problem.answer is None else problem.answer.status
-            if status == 404:
-                if progress.doubted and call.gone is not None:
-                    return Done(call.gone(), doubted=True, tries=progress.tries)
-                if await self._follows_route(call, options, dialect, progress):
+            if problem.answer is not None and problem.answer.status == 404:
+                if names_missing_thing(problem.answer):
+                    if progress.doubted and call.gone is not None:
+                        return Done(call.gone(), doubted=True, tries=progress.tries)
+                elif await self._follows_route(call, options, dialect, target, progress):
                     continue
             await self._wait_or_raise(call, options, target, progress, problem)
             progress.doubted |= problem.fault in {Fault.UNCERTAIN, Fault.ODD}
@@ -322,37 +335,82 @@ class Engine:
         return Withdrawn(progress.tries)
 
     async def _follows_route(
-        self, call: Call[Any], options: CallOptions, asked: Dialect, progress: _Progress
+        self,
+        call: Call[Any],
+        options: CallOptions,
+        asked: Dialect,
+        target: Target,
+        progress: _Progress,
     ) -> bool:
-        if not call.route or progress.moves == self.MOST_MOVES:
+        """Whether to send again after a 404 that names nothing: the route moved, or another pod has it.
+
+        Raises:
+            RequestError: Whether the route is there can't be found out, so nothing is known of the thing.
+        """
+        negotiation = self._negotiation
+        if call.route is None or negotiation.is_fixed:
             return False
-        finding_out = self._has_moved(asked, options, progress, call.route)
-        has_moved = await self._wait_permitted(call, progress, finding_out)
-        progress.moves += has_moved
-        return has_moved
-
-    async def _has_moved(
-        self, asked: Dialect, options: CallOptions, progress: _Progress, route: Route
-    ) -> bool:
-        async def probe(generation: Dialect) -> bool | None:
-            try:
-                by_number = (await self.run(probe_call(generation), options)).value
-            except errors.NotFound:
+        if progress.moves >= (self.MOST_TURNS if negotiation.is_mixed else self.MOST_MOVES):
+            if not negotiation.is_mixed:
                 return False
-            except errors.Unauthorized:
-                raise  # the key is what is wrong, wherever the route is
-            except RequestError:
-                return None
-            self._negotiation.found(generation, by_number=by_number)
-            return True
+            raise errors.InvalidResponse(
+                "the server answers as two generations of the API by turns",
+                **call_facts(call, target, progress.tries),
+                hint="Is an upgrade under way? Try again when it is done.",
+            )
+        progress.moves += 1
+        is_list = call.route is Route.LIST_INGESTIONS
+        finding = self._find_generation(asked, options, progress, call, target)
+        await self._wait_permitted(call, progress, finding)
+        return not is_list or negotiation.dialect.paths[call.route] != asked.paths[call.route]
 
+    async def _find_generation(
+        self,
+        asked: Dialect,
+        options: CallOptions,
+        progress: _Progress,
+        call: Call[Any],
+        target: Target,
+    ) -> None:
+        """Find out where the routes are, in a task that outlives this call's deadline."""
+        is_list = call.route is Route.LIST_INGESTIONS
+        # What one key may see says nothing of what another may.
+        key = (asked.name, is_list, options.identity)
+        task = self._finding.get(key)
+        if task is None:
+            patient = msgspec.structs.replace(options, deadline=None)
+
+            async def probe(generation: Dialect) -> Page | bool:
+                try:
+                    return (await self.run(probe_call(generation), patient)).value
+                except errors.NotFound:
+                    return False
+                except errors.Forbidden:
+                    return True
+
+            finding = self._negotiation.find(asked, probe, list_is_missing=is_list)
+            task = self._finding[key] = self.spawn(finding)
+            task.add_done_callback(lambda _: self._finding.pop(key))
+            task.add_done_callback(_look_at_error)
         time_left = progress.deadline_at - self._clock.now()
         try:
-            async with self._clock.timeout(None if time_left == FOREVER else time_left):
-                is_list = route is Route.LIST_INGESTIONS
-                return await self._negotiation.has_moved(asked, probe, list_is_missing=is_list)
+            async with self._clock.timeout(None if time_left == FOREVER else max(0.0, time_left)):
+                await asyncio.shield(task)
         except TimeoutError:
-            return False
+            raise errors.DeadlineExceeded(
+                "the deadline is over; which generation of the API answers was not known yet",
+                **call_facts(call, target, progress.tries),
+                hint="Give it a longer deadline.",
+            ) from None
+        except RequestError as error:
+            raise own_copy(error) from None
+
+    def spawn(self, work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
+        """Start a task that ends with the session at the latest."""
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
 
     def _error(
         self, call: Call[Any], target: Target, progress: _Progress, problem: Problem, *, why: str
@@ -408,3 +466,9 @@ def _read_body(
             # It may be a late answer to the request before; another connection tells.
             return Problem(Fault.UNCERTAIN, reason, shown)
         return Problem(Fault.ODD, reason, shown, json_path=error.path)
+
+
+def _look_at_error(task: asyncio.Task[Any]) -> None:
+    """Retrieve the error of a task that may have lost everyone who waited for it."""
+    if not task.cancelled():
+        task.exception()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Self, cast
 from uuid import UUID
 
@@ -22,8 +22,8 @@ _TYPES = {"name_like": str, "latest_version_only": bool, "oldest_first": bool}
 class ListFilters(msgspec.Struct, frozen=True, kw_only=True):
     """The filters of one walk; false if there are none.
 
-    ``statuses`` and the times are applied to the items here where the server doesn't have them. The
-    others need a server that has them.
+    ``statuses`` and the times are applied to the items here, in every generation: a server may ignore
+    what it claims to know. The others need a server that has them.
     """
 
     statuses: frozenset[str] = frozenset()
@@ -94,31 +94,16 @@ class ListFilters(msgspec.Struct, frozen=True, kw_only=True):
                 "the newest first only"
             )
 
-    def keeps(self, item: WorkflowSummaryResponse, dialect: Dialect) -> bool:
-        """Whether an item passes the filters that the server doesn't have and its own fields tell."""
-        known = dialect.filters
+    def keeps(self, item: WorkflowSummaryResponse) -> bool:
+        """Whether an item passes the filters that its own fields tell, also where the server has them."""
         updated = item.last_state_update_timestamp or item.created_at
         return (
-            ("status" in known or not self.statuses or str(item.status) in self.statuses)
-            and ("created_after" in known or _is_since(item.created_at, self.created_after))
-            and ("created_before" in known or _is_before(item.created_at, self.created_before))
-            and ("updated_after" in known or _is_since(updated, self.updated_after))
-            and ("updated_before" in known or _is_before(updated, self.updated_before))
+            (not self.statuses or str(item.status) in self.statuses)
+            and _is_since(item.created_at, self.created_after)
+            and _is_before(item.created_at, self.created_before)
+            and _is_since(updated, self.updated_after)
+            and _is_before(updated, self.updated_before)
         )
-
-    def fenced(self, first: WorkflowSummaryResponse, dialect: Dialect) -> ListFilters:
-        """The filters, such that what is uploaded after ``first`` stays out, where the server can."""
-        if self.oldest_first or "created_before" not in dialect.filters:
-            return self
-        if first.created_at >= _LATEST:
-            return self
-        fence = first.created_at + timedelta(microseconds=1)
-        return msgspec.structs.replace(
-            self, created_before=min(fence, self.created_before or fence)
-        )
-
-
-_LATEST = datetime(9999, 12, 30, tzinfo=UTC)
 
 
 def _check_time(moment: datetime, name: str) -> None:

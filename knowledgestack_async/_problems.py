@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypeGuard, cast
+from copy import copy
+from typing import Any, TypeGuard, TypeVar, cast
 
 import msgspec
 
@@ -12,9 +13,11 @@ from ._codec import DecodeError, decode_json, encode_json
 from ._dialects import Target
 from ._retry import Fault
 from ._wire import ERROR_LIMIT, Answer, Call, Secret, excerpt, response_error
-from .errors import RequestError
+from .errors import KnowledgeStackError, RequestError
 
-__all__ = ["Problem", "call_facts", "hide_in_text", "make_error", "without_secrets"]
+__all__ = ["Problem", "call_facts", "hide_in_text", "make_error", "own_copy", "without_secrets"]
+
+ErrorT = TypeVar("ErrorT", bound=KnowledgeStackError)
 
 _LOOK_FIRST = "Look at its state before you send it again: it may run twice."
 
@@ -80,6 +83,13 @@ def _hide_in_json(secret: Secret, value: Any) -> Any:
 def call_facts(call: Call[Any], target: Target, tries: int) -> dict[str, Any]:
     """What every error of a call tells."""
     return {"method": call.method, "path": target.path, "tries": tries}
+
+
+def own_copy(error: ErrorT) -> ErrorT:
+    """The same error for one more who waits: raised twice, one object's traceback grows each time."""
+    made = copy(error)
+    made.__cause__, made.__suppress_context__ = error.__cause__, True
+    return made
 
 
 def make_error(

@@ -37,6 +37,7 @@ __all__ = [
     "is_quota_refusal",
     "list_reader",
     "model_reader",
+    "names_missing_thing",
     "read_bulk_answer",
     "read_retry_after",
     "response_error",
@@ -467,7 +468,7 @@ def response_error(answer: Answer, retry_after: float | None, **facts: Any) -> R
         "hint": _HINTS.get(status, _HINTS[500] if generic is errors.ServerError else ""),
     }
     if kind is errors.NotFound:
-        facts["names_it"] = isinstance(detail, str) and detail not in {"", _NO_ROUTE}
+        facts["names_it"] = names_missing_thing(answer)
         if not facts["names_it"]:
             facts["hint"] = _NO_API
     if kind is errors.UnprocessableEntity:
@@ -480,6 +481,12 @@ def response_error(answer: Answer, retry_after: float | None, **facts: Any) -> R
     if issubclass(kind, errors.TooManyRequests | errors.ServiceUnavailable):
         return kind(message=_detail_text(detail, answer), retry_after=retry_after, **facts)
     return kind(message=_detail_text(detail, answer), **facts)
+
+
+def names_missing_thing(answer: Answer) -> bool:
+    """Whether a 404 is the API's own word about the thing, and not a proxy's or an unrouted path's."""
+    detail = _error_body(answer).get("detail")
+    return isinstance(detail, str) and detail not in {"", _NO_ROUTE}
 
 
 def is_quota_refusal(answer: Answer) -> bool:

@@ -25,7 +25,7 @@ from ._dialects import Dialect, Target
 from ._engine import Done, Engine
 from ._governor import Governor
 from ._hearing import Hearing
-from ._negotiation import Negotiation
+from ._negotiation import Negotiation, Page
 from ._retry import Chance, RetryPolicy
 from ._settings import (
     DEFAULT_BASE_URL,
@@ -99,7 +99,6 @@ class _Core:
         self.governor = governor
         self.loop: asyncio.AbstractEventLoop | None = None
         self.is_closed = False
-        self.tasks: set[asyncio.Task[Any]] = set()
         self.closables: dict[object, Closable] = {}
         self.shared: WeakValueDictionary[object, Closable] = WeakValueDictionary()
 
@@ -353,7 +352,7 @@ class Session:
             for closable in [*core.closables.values(), *core.shared.values()]:
                 await closable.close()
         finally:
-            tasks = list(core.tasks)
+            tasks = list(core.engine.tasks)
             for task in tasks:
                 task.cancel()
             # Whoever cancels the closing, too, leaves no connection open.
@@ -418,9 +417,9 @@ class Session:
         self.check_usable()
         return self._core.engine.run(call, self._options)
 
-    def learn(self, asked: Dialect, *, by_number: bool) -> bool:
-        """Take note of how a list was answered; False if that is not how it was asked."""
-        return self._negotiation.learn(asked, by_number=by_number)
+    def observe(self, asked: Dialect, page: Page) -> Dialect:
+        """Learn from a page of the list which generation gave it."""
+        return self._negotiation.observe(asked, page)
 
     def check_usable(self) -> None:
         """Make sure that calls can be sent.
@@ -440,10 +439,7 @@ class Session:
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Start a task that ends with the session at the latest."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._core.tasks.add(task)
-        task.add_done_callback(self._core.tasks.discard)
-        return task
+        return self._core.engine.spawn(work)
 
     def keep(self, key: object, make: Callable[[], ClosableT]) -> ClosableT:
         """What lives as long as the session under that key; made if it isn't there yet."""

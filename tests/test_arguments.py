@@ -147,8 +147,8 @@ async def test_a_time_at_the_end_of_time_is_no_fence(session):
     item = (await ks.list_ingestion_workflows(session)).items[0]
     last = datetime.max.replace(tzinfo=UTC)
     filters = ListFilters.checked()
-    assert filters.fenced(attrs.evolve(item, created_at=last), GENERATIONS[2]) is filters
-    assert filters.fenced(item, GENERATIONS[2]) != filters
+    assert filters.fenced(attrs.evolve(item, created_at=last), GENERATIONS[3]) is filters
+    assert filters.fenced(item, GENERATIONS[3]) != filters
 
 
 @pytest.mark.parametrize(

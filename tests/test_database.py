@@ -74,7 +74,7 @@ async def test_a_killed_jobs_log_is_no_part_of_a_new_job(path):
     await old.add([(f"old-{n}", None) for n in range(50)])
     await old.finish_planning()
     path.rename(path.with_name("moved.journal"))  # its process still runs
-    with pytest.raises(ks.JournalError, match="note.db-wal of an earlier one"):
+    with pytest.raises(ks.JournalError, match=r"note\.db-wal of an earlier one"):
         await SqliteJournal(path).open("http://127.0.0.1", {})
     await old.close()
     new = SqliteJournal(path)

@@ -16,7 +16,7 @@ from knowledgestack_async._dialects import (
     window_of,
 )
 
-DOCUMENTED, OFFSET, SYSTEM_JOBS = GENERATIONS
+DOCUMENTED, OFFSET, UNFILTERED, SYSTEM_JOBS = GENERATIONS
 
 
 def page(**envelope):

@@ -9,7 +9,7 @@ import knowledgestack_async as ks
 from knowledgestack_async._dialects import GENERATIONS
 from knowledgestack_async._filters import ListFilters
 
-DOCUMENTED, OFFSET, SYSTEM_JOBS = GENERATIONS
+DOCUMENTED, OFFSET, UNFILTERED, SYSTEM_JOBS = GENERATIONS
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 

@@ -9,7 +9,7 @@ import knowledgestack_async as ks
 from knowledgestack_async._dialects import GENERATIONS
 from knowledgestack_async._negotiation import Negotiation
 
-DOCUMENTED, OFFSET, SYSTEM_JOBS = GENERATIONS
+DOCUMENTED, OFFSET, UNFILTERED, SYSTEM_JOBS = GENERATIONS
 
 
 class Clock:

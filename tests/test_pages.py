@@ -382,9 +382,9 @@ async def test_endless_empty_pages_are_an_error_soon(walk, prefetch, by_number):
         asked.append(start)
         return Window([], 10**6, start, size, by_number)
 
-    with pytest.raises(WalkError, match="were empty"):
+    with pytest.raises(WalkError, match=r"100 pages in a row, up to item \d+, were empty"):
         await walk(fetch, prefetch=prefetch)
-    assert len(asked) <= 3 + 16
+    assert len(asked) <= 100 + 16 + 12  # rows may be hidden from this key for hundreds of places
 
 
 @AHEAD
@@ -607,7 +607,9 @@ async def test_a_server_that_caps_the_page_size_is_still_read_ahead(walk, by_num
 async def test_pages_of_one_item_are_each_read_once(walk, by_number):
     source = Source(60, by_number=by_number)
     assert await walk(source, page_size=1) == source.items
-    assert len(source.asked) == 60
+    assert (
+        len(source.asked) == 61
+    )  # the last one was full: only the next one shows that it is the last
 
 
 # Positions

@@ -106,9 +106,17 @@ def test_windows_that_share_an_item_join(read_after):
 def test_windows_that_share_nothing_join_only_when_read_one_after_the_other():
     walk = seam()
     took(walk, window("a b c"))
-    assert walk.joins(window("d e", start=3), read_after=True)
+    assert walk.joins(window("d e", start=3), read_after=True, overlaps=False)
+    assert not walk.joins(window("d e", start=3), read_after=True)
     assert not walk.joins(window("d e", start=3), read_after=False)
-    assert not walk.joins(window("d e", start=4), read_after=True)
+    assert not walk.joins(window("d e", start=4), read_after=True, overlaps=False)
+
+
+def test_windows_with_hidden_rows_join_by_their_places():
+    walk = seam()
+    took(walk, window("a b", size=3))
+    assert walk.joins(window("d", start=3, size=3), read_after=True)
+    assert not walk.joins(window("d", start=4, size=3), read_after=True)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +125,8 @@ def test_windows_that_share_nothing_join_only_when_read_one_after_the_other():
 def test_what_was_removed_meanwhile_is_allowed_for(total, start, joins):
     walk = seam()
     took(walk, window("a b c", total=1_000))
-    assert walk.joins(window("d", total=total, start=start), read_after=True) is joins
+    shown = window("d", total=total, start=start)
+    assert walk.joins(shown, read_after=True, overlaps=False) is joins
 
 
 def test_what_came_in_meanwhile_pushes_the_rest_back_and_loses_nothing():
@@ -140,13 +149,13 @@ def test_only_what_was_not_given_yet_is_taken():
     assert took(walk, window("a b c")) == ["a", "b", "c"]
     assert took(walk, window("b c d e", start=1)) == ["d", "e"]
     assert took(walk, window("e f", start=4)) == ["f"]
-    assert (walk.reach, walk.total, walk.last_start, walk.last_count) == (6, 1_000, 4, 1)
+    assert (walk.reach, walk.total, walk.given) == (6, 1_000, 6)
 
 
-def test_what_comes_before_the_last_known_item_is_new_at_the_front_and_left_out():
+def test_an_id_that_is_there_twice_hides_nothing_that_was_not_given_yet():
     walk = seam()
-    took(walk, window("b c"))
-    assert took(walk, window("new1 b new2 c d")) == ["d"]
+    took(walk, window("a b c"))
+    assert took(walk, window("c d e b f", start=2)) == ["d", "e", "f"]
 
 
 def test_a_server_that_repeats_itself_within_a_window_gives_nothing_twice():
@@ -164,12 +173,69 @@ def test_a_window_read_ahead_that_lies_behind_moves_nothing():
 
 def test_a_walk_goes_on_where_another_stopped():
     walk = seam()
-    walk.restore(40, 90, ["a", "b"])
+    walk.restore(40, 90, ["a", "b"], 40)
     assert (walk.reach, walk.total) == (40, 90)
     assert walk.shares(window("x b c", start=38))
     assert not walk.shares(window("x", start=38))
     assert took(walk, window("x b c", start=38)) == ["c"]
-    assert walk.last_ids(2) == ["b", "c"]
+    assert (walk.reach, walk.given) == (41, 41)
+
+
+def test_of_an_id_that_is_there_twice_the_one_that_follows_its_neighbour_is_the_place():
+    walk = seam()
+    walk.restore(4, 90, ["a", "b", "c"], 3)
+    assert took(walk, window("x c y a b c d", start=0)) == ["d"]
+
+
+def test_where_none_of_the_last_ids_is_left_the_distance_from_the_end_decides():
+    walk = seam()
+    walk.restore(40, 90, ["a", "b"], 40)
+    walk.go_by_place(80)
+    assert (walk.reach, walk.total, walk.is_resumed) == (30, 80, False)
+    assert took(walk, window("x y c", total=80, start=28)) == ["c"]
+
+
+# Ends
+
+
+@pytest.mark.parametrize(
+    ("items", "total", "size", "is_end"),
+    [
+        ("a b c", 3, 5, True),
+        ("a b c", 3, 3, False),  # a total that ends where a full page does proves nothing
+        ("a b c", 2, 5, False),  # the page shows more
+        ("a b c", 0, 5, False),
+        ("a b c", 9, 5, False),
+        ("a b c", 5, 5, False),  # two of them are hidden, or the total is wrong
+        ("", 0, 5, True),
+    ],
+)
+def test_an_end_is_believed_where_all_items_are_accounted_for(items, total, size, is_end):
+    walk = seam()
+    shown = window(items, total=total, size=size)
+    took(walk, shown)
+    assert walk.is_end(shown, got_any=bool(items)) is is_end
+
+
+def test_a_window_past_the_end_that_shows_nothing_proves_the_end():
+    walk = seam()
+    shown, past = window("a b c", total=3, size=3), window([], total=3, start=3, size=3)
+    took(walk, shown)
+    assert not walk.is_end(shown, got_any=True)
+    assert walk.joins(past, read_after=True)
+    took(walk, past)
+    assert walk.is_end(past, got_any=False)
+
+
+def test_a_quiet_list_of_full_pages_that_gave_too_few_is_read_again():
+    walk = seam()
+    shown, past = window("a b a c", total=4, size=4), window([], total=4, start=4, size=4)
+    for begins_again in (True, True, True, False):
+        took(walk, shown)
+        walk.is_end(shown, got_any=False)
+        took(walk, past)
+        assert walk.is_end(past, got_any=False) is not begins_again
+        assert (walk.reach == 0) is begins_again
 
 
 # Sense
@@ -177,12 +243,19 @@ def test_a_walk_goes_on_where_another_stopped():
 
 def test_empty_pages_before_the_end_are_an_error_soon():
     walk = seam()
-    for start in (0, 100):
-        took(walk, window([], start=start, size=100))
-    with pytest.raises(
-        WalkError, match="1000 items, but 3 pages in a row, up to item 300, were empty"
-    ):
-        took(walk, window([], start=200, size=100))
+    for number in range(99):
+        took(walk, window([], total=10**9, start=100 * number, size=100))
+    with pytest.raises(WalkError, match="100 pages in a row, up to item 10000, were empty"):
+        took(walk, window([], total=10**9, start=9_900, size=100))
+
+
+def test_a_walk_that_gets_no_further_is_an_error_soon():
+    walk = seam()
+    took(walk, window("a b"))
+    for _ in range(28):
+        walk.miss()
+    with pytest.raises(WalkError, match="changes faster than it can be read: 29 pages"):
+        walk.miss()
 
 
 def test_an_empty_page_now_and_then_is_none():
@@ -221,26 +294,16 @@ def test_a_stray_window_now_and_then_is_none():
 # Memory
 
 
-@settings(deadline=None)
-@given(st.lists(st.integers(0, 200).map(str), max_size=60), st.integers(0, 80))
-def test_the_last_ids_are_the_last_ones_in_order(ids, count):
-    memory = Memory()
-    distinct = list(dict.fromkeys(ids))
-    memory.add(dict.fromkeys(distinct))
-    assert memory.last(count) == (distinct[-count:] if count else [])
-
-
 def test_the_memory_stays_flat_and_long_enough():
     memory = Memory(["first"])
-    assert memory.reach_into(["other", "first", "another"]) == 2
-    assert memory.reach_into(["other"]) == memory.reach_into([]) == 0
+    assert memory.known(["other", "first", "another"]) == [False, True, False]
+    assert memory.known([]) == []
     for number in range(0, 30_000, 100):
         memory.add({str(id_): None for id_ in range(number, number + 100)})
         held = len(memory._newer) + len(memory._older)
         assert held <= 10_000
         oldest = max(0, number + 100 - 5_000)
         for one in (oldest, number + 99):
-            assert memory.reach_into([str(one), "new"]) == 1
-    assert not memory.reach_into(["first"])
-    assert memory.last(3) == ["29997", "29998", "29999"]
-    assert len(memory.last(9_000)) >= 5_000
+            assert memory.known([str(one), "new"]) == [True, False]
+    assert memory.known(["first"]) == [False]
+    assert memory.edge == [str(number) for number in range(24_800, 25_000)]

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._dialects import Dialect, Route, window_of
+from .._negotiation import Page
 from .._windows import Window
 from .._wire import Answer, Call, Priority, list_reader, model_reader, route_target
+from ..errors import InvalidResponse
 from ..models import (
-    PaginatedResponse,
     WorkflowDetailResponse,
     WorkflowRunResponse,
     WorkflowStatusResponse,
@@ -20,41 +21,55 @@ from ..session import Session
 __all__ = ["fetch_window", "read_detail", "read_page", "read_run", "read_status"]
 
 
+MOST_TURNS = 8
+"""How often a page is asked for again in another generation's way."""
+
+
 async def read_page(
     session: Session, start: int, size: int, filters: Mapping[str, Any], priority: Priority
-) -> PaginatedResponse[WorkflowSummaryResponse]:
-    """A page of the list of ingestions, wherever it begins."""
+) -> tuple[Page, Dialect]:
+    """A page of the list of ingestions, wherever it begins, and the generation that gave it.
+
+    Raises:
+        InvalidResponse: The server answers each time in another generation's way than it was asked.
+    """
     read = list_reader(start, size)
 
-    def read_and_learn(
-        answer: Answer, dialect: Dialect
-    ) -> tuple[PaginatedResponse[WorkflowSummaryResponse], bool]:
+    def read_and_observe(answer: Answer, dialect: Dialect) -> tuple[Page, Dialect, Dialect]:
         page = read(answer, dialect)
-        return page, session.learn(dialect, by_number=page.offset is None)
+        return page, dialect, session.observe(dialect, page)
 
     call = Call(
         method="GET",
         target=lambda dialect: dialect.list_target(start, size, filters),
-        read=read_and_learn,
+        read=read_and_observe,
         route=Route.LIST_INGESTIONS,
         priority=priority,
     )
     began = session.clock.now()
-    page, was_understood = (await session.execute(call)).value
-    if not was_understood:
-        # The server ignored which page was asked for; now that is known, ask again in its own way.
-        page, _ = (await session.with_what_is_left(began).execute(call)).value
-    return page
+    for turn in range(MOST_TURNS):
+        timed = session.with_what_is_left(began) if turn else session
+        page, asked, spoken = (await timed.execute(call)).value
+        # Else it ignored which page was asked for, or was not sent filters that it has.
+        if asked.paging == spoken.paging and (not filters or asked.filters or not spoken.filters):
+            return page, spoken
+    raise InvalidResponse(
+        f"the server answers as {spoken.name!r} and as others by turns",
+        call.method,
+        asked.paths[Route.LIST_INGESTIONS],
+        tries=MOST_TURNS,
+        hint="Is an upgrade under way? Try again when it is done.",
+    )
 
 
 async def fetch_window(
     session: Session, start: int, size: int, filters: Mapping[str, Any], priority: Priority
-) -> Window[WorkflowSummaryResponse]:
-    """A window of the list of ingestions, for walks and sweeps."""
-    page = await read_page(session, start, size, filters, priority)
+) -> tuple[Window[WorkflowSummaryResponse], Dialect]:
+    """A window of the list of ingestions, for walks and sweeps, and the generation that gave it."""
+    page, spoken = await read_page(session, start, size, filters, priority)
     place = window_of(page)
     found, found_size, by_number = place if place is not None else (start, size, False)
-    return Window(page.items, page.total, found, found_size, by_number)
+    return Window(page.items, page.total, found, found_size, by_number), spoken
 
 
 async def read_detail(

@@ -50,7 +50,8 @@ def ingestion_poller(session: Session) -> Poller[WorkflowSummaryResponse]:
     async def fetch(
         start: int, size: int, filters: Mapping[str, Any]
     ) -> Window[WorkflowSummaryResponse]:
-        return await fetch_window(view, start, size, filters, Priority.BACKGROUND)
+        window, _ = await fetch_window(view, start, size, filters, Priority.BACKGROUND)
+        return window
 
     async def get(workflow_id: str) -> WorkflowDetailResponse:
         return await read_detail(view, workflow_id, Priority.BACKGROUND)

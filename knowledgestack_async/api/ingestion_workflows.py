@@ -65,7 +65,7 @@ async def list_ingestion_workflows(
     """
     check_count(page, "page")
     check_count(page_size, "page_size", most=LARGEST_PAGE)
-    answer = await read_page(session, (page - 1) * page_size, page_size, {}, Priority.NORMAL)
+    answer, _ = await read_page(session, (page - 1) * page_size, page_size, {}, Priority.NORMAL)
     if answer.offset is None or answer.limit is None or answer.offset % answer.limit:
         return answer
     numbered = attrs.evolve(answer, page=answer.offset // answer.limit + 1, page_size=answer.limit)
@@ -146,22 +146,19 @@ def iter_ingestion_workflows(
     asked = filters.wire()
 
     async def fetch(start: int, size: int) -> Window[WorkflowSummaryResponse]:
-        nonlocal asked
-        window = await fetch_window(session, start, size, asked, Priority.NORMAL)
-        if filters:
-            filters.check_honoured(session.capabilities)
-        if start == 0 and window.items:
-            asked = filters.fenced(window.items[0], session.capabilities).wire()
+        window, spoken = await fetch_window(session, start, size, asked, Priority.NORMAL)
+        if window.total or window.items:  # where there is nothing, nothing is ignored
+            filters.check_honoured(spoken)
         return window
 
     return PageIterator(
         fetch,
         session.spawn,
         key=attrgetter("workflow_id"),
-        page_size=page_size if limit is None or filters else min(page_size, limit),
+        page_size=page_size,
         prefetch=prefetch,
         limit=limit,
-        keep=(lambda item: filters.keeps(item, session.capabilities)) if filters else None,
+        keep=filters.keeps if filters else None,
         position=position,
     )
 

@@ -91,7 +91,8 @@ class _SessionUpstream:
         return iter_ingestion_workflows(self._session)
 
     async def count(self) -> int:
-        return (await read_page(self._once, 0, 1, {}, Priority.PROBE)).total
+        page, _ = await read_page(self._once, 0, 1, {}, Priority.PROBE)
+        return page.total
 
     async def make_contact(self) -> None:
         if self.hearing.was_heard:

@@ -119,7 +119,9 @@ def connection_options(*, hidden: bool) -> list[click.Option]:
         ),
         _option(
             "--dialect",
-            type=click.Choice(["auto", "documented", "offset", "system-jobs"]),
+            type=click.Choice(
+                ["auto", "documented", "offset", "system-jobs-unfiltered", "system-jobs"]
+            ),
             hidden=hidden,
             help="The generation of the API; found out by itself. [default: auto]",
         ),
