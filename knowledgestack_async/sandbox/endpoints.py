@@ -86,7 +86,7 @@ class Endpoints:
     def _refuse(self, request: RecordedRequest, error: StoreError) -> Answer:
         if not isinstance(error, ConflictError):
             return self.problem(request, 404, str(error))
-        busy = error.reason == "run_busy" and self._settings.dialect.rich
+        busy = error.reason == "run_busy" and self._settings.dialect.coded
         return self.problem(request, 409, str(error), "run_busy" if busy else None)
 
     def _is_allowed(self, request: RecordedRequest, route: RouteName, resource_id: str) -> bool:
@@ -136,7 +136,7 @@ class Endpoints:
         return Answer(200, render_detail(self._settings.dialect, ingestion, row))
 
     def _rerun(self, request: RecordedRequest, workflow_id: str) -> Answer:
-        self._store.rerun(workflow_id)
+        self._store.rerun(workflow_id, superseded=self._settings.dialect.takes_superseded)
         self._recorder.effect("rerun", workflow_id, request.number)
         message = "The ingestion has been queued again"
         return Answer(200, {"workflow_id": workflow_id, "action": "rerun", "message": message})
@@ -184,7 +184,7 @@ class Endpoints:
         try:
             self._store.cancel(workflow_id)
         except ConflictError:
-            if self._settings.cancel_finished == "conflict":
+            if self._settings.refuses_finished:
                 raise
         else:
             self._recorder.effect("cancel", workflow_id, request.number)
@@ -192,7 +192,8 @@ class Endpoints:
 
     def _get_run(self, _: RecordedRequest, run_id: str) -> Answer:
         run = self._store.get_run(read_run_id(run_id))
-        return Answer(200, render_run(self._settings.shape, run))
+        settings = self._settings
+        return Answer(200, render_run(settings.shape, run, owned=settings.dialect.owned))
 
     def _delete_run(self, request: RecordedRequest, run_id: str) -> Answer:
         known_id = read_run_id(run_id)

@@ -46,8 +46,12 @@ def _make_routes(dialect: Dialect) -> Sequence[Route]:
         ("delete_workflow_run", "DELETE", "/v1/workflow-runs" + one),
         ("send_workflow_run_callback", "POST", f"/v1/workflow-runs{one}/callback"),
     ]
+    bulk = f"{versions}/bulk-rerun"
     if dialect.rich:
-        table.insert(0, ("bulk_rerun_ingestions", "POST", f"{versions}/bulk-rerun"))
+        table.insert(0, ("bulk_rerun_ingestions", "POST", bulk))
+    elif dialect.name == "system-jobs-unfiltered":
+        # The path is not the single rerun of a workflow of that name: it is not there at all.
+        table.insert(0, ("no_route", "POST", bulk))
     return [Route(name, method, re.compile(path)) for name, method, path in table]
 
 
