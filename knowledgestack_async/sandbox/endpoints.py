@@ -109,26 +109,30 @@ class Endpoints:
         settings, dialect, query = self._settings, self._settings.dialect, Query(request.query)
         if dialect.paged:
             names = ("page", "page_size")
-            page = query.integer("page", 1, low=1)
-            size = self._read_size(query, "page_size")
-            start, place = (page - 1) * size, page
+            place = query.integer("page", 1, low=1)
+            size, named = self._read_size(query, "page_size")
+            start = (place - 1) * size
         else:
             names = ("offset", "limit")
-            size = self._read_size(query, "limit")
+            size, named = self._read_size(query, "limit")
             start = place = query.integer("offset", 0, low=0)
         filters, oldest_first = Filters(), False
         if dialect.rich:
             filters, oldest_first = read_filters(query, settings.dialect.statuses)
         query.check()
         found, total = self._store.list(start, size, filters, oldest_first=oldest_first)
-        items = [render_summary(dialect, ingestion, ingestion.shown) for ingestion in found]
-        return Answer(200, {"items": items, "total": total, names[0]: place, names[1]: size})
+        items = [
+            render_summary(dialect, ingestion, ingestion.shown)
+            for ingestion in found
+            if not settings.hides(ingestion)
+        ]
+        return Answer(200, {"items": items, "total": total, names[0]: place, names[1]: named})
 
-    def _read_size(self, query: Query, name: str) -> int:
+    def _read_size(self, query: Query, name: str) -> tuple[int, int]:
         settings = self._settings
         default = min(_DEFAULT_PAGE_SIZE, settings.max_page_size)
         asked = query.integer(name, default, low=1, high=settings.max_page_size)
-        return settings.honoured_page_size or asked
+        return settings.fit_page(asked)
 
     def _get(self, _: RecordedRequest, workflow_id: str) -> Answer:
         ingestion = self._store.get(workflow_id)

@@ -23,7 +23,7 @@ from knowledgestack_async.sandbox.recording import Effect, RecordedRequest, Reco
 from knowledgestack_async.sandbox.records import OPEN_STATUSES
 from knowledgestack_async.sandbox.render import render_snapshot
 from knowledgestack_async.sandbox.server import Server
-from knowledgestack_async.sandbox.settings import Settings
+from knowledgestack_async.sandbox.settings import Hidden, Settings
 from knowledgestack_async.sandbox.store import Store
 
 if TYPE_CHECKING:
@@ -80,6 +80,12 @@ class Sandbox:
         latency: How many real seconds every answer takes.
         max_page_size: The largest page; a larger one asked for is a 422.
         honoured_page_size: If set, every page has this size, whatever is asked for.
+        page_cap: If set, no page is larger; a larger one asked for gets this size.
+        echoes_cap: Whether the envelope of such a page names the size that it has, or the one that
+            was asked for.
+        hidden: The ids of ingestions that the list leaves out after it has chosen the page, or a
+            function that tells it of each: a key that may not see everything, or rows that are
+            dropped late. The total still counts them.
         ssl_context: For https.
         host: The address to listen on.
         port: The port to listen on; 0 takes a free one.
@@ -119,6 +125,9 @@ class Sandbox:
     latency: float = 0.0
     max_page_size: int = 100
     honoured_page_size: int | None = None
+    page_cap: int | None = None
+    echoes_cap: bool = True
+    hidden: Hidden | None = field(default=None, repr=False)
     ssl_context: ssl.SSLContext | None = field(default=None, repr=False)
     host: str = "127.0.0.1"
     port: int = 0
@@ -146,13 +155,16 @@ class Sandbox:
             webhook_secret=self._first_secret or secret,
             max_page_size=self.max_page_size,
             honoured_page_size=self.honoured_page_size,
+            page_cap=self.page_cap,
+            echoes_cap=self.echoes_cap,
+            hidden=self.hidden,
             cancel_finished=self.cancel_finished,
             delete_running=self.delete_running,
             forget_closed_after=self.forget_closed_after,
             stale_detail=self.stale_detail,
         )
         self.store = self._fill_store()
-        self.faults = Faults(self.seed)
+        self.faults = Faults(self.seed, self.store.clock.now)
         self._recorder = Recorder(keep=self.record)
         endpoints = Endpoints(self.store, self.settings, self._recorder)
         self._server = Server(endpoints, self._recorder, self.faults, self.latency)
