@@ -1,13 +1,14 @@
 """The sandbox's generations: the one between row by row, and servers that change while they run."""
 
 import json
+from typing import get_args
 
 import aiohttp
 import pytest
 
 from knowledgestack_async.sandbox import Sandbox, SteppedClock
 from knowledgestack_async.sandbox.__main__ import make_parser
-from knowledgestack_async.sandbox.dialects import DIALECTS
+from knowledgestack_async.sandbox.dialects import DIALECTS, DialectName
 
 BETWEEN = "system-jobs-unfiltered"
 VERSIONS = "/v1/system-jobs/document_versions"
@@ -204,6 +205,10 @@ async def test_cancelling_what_is_finished_does_nothing(box, ask):
     box.settings.cancel_finished = None
     box.dialect = "system-jobs"
     assert (await ask("DELETE", f"/v1/system-jobs/{one}"))[0] == 409
+
+
+def test_the_type_names_the_generations_that_there_are():
+    assert get_args(DialectName) == tuple(DIALECTS) == tuple(one.name for one in DIALECTS.values())
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
