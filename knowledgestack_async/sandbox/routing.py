@@ -50,7 +50,8 @@ def _make_routes(dialect: Dialect) -> Sequence[Route]:
     if dialect.rich:
         table.insert(0, ("bulk_rerun_ingestions", "POST", bulk))
     elif dialect.name == "system-jobs-unfiltered":
-        # The path is not the single rerun of a workflow of that name: it is not there at all.
+        # Without this, the path would reach the single rerun of a workflow of that name, and be a 404
+        # with other words: a client must not tell from the words that the route is not there.
         table.insert(0, ("no_route", "POST", bulk))
     return [Route(name, method, re.compile(path)) for name, method, path in table]
 
