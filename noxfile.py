@@ -18,7 +18,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 
 DISTRIBUTION = "knowledgestack-async"
 PACKAGE = "knowledgestack_async"
-OFFICIAL_CLIENTS = ("1.67.0", "1.120.0", "1.150.0", "3.18.2")
+OFFICIAL_CLIENTS = ("1.67.0", "1.120.0", "1.150.0", "3.13.1", "3.18.2")
 
 
 @nox.session

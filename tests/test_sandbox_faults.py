@@ -142,6 +142,15 @@ def test_a_script_decides_alone_until_it_ends():
         ("latency", {}, "needs seconds"),
         ("raw", {}, "needs body"),
         ("garbage", {"body": "rubbish"}, "garbage is bytes"),
+        ("rate-limit", {}, "needs per_second"),
+        ("rate-limit", {"per_second": 0}, "per_second must be positive"),
+        ("rate-limit", {"per_second": -1.0}, "per_second must be positive"),
+        ("rate-limit", {"per_second": float("inf")}, "positive and finite, not inf"),
+        ("rate-limit", {"per_second": float("nan")}, "positive and finite, not nan"),
+        ("rate-limit", {"per_second": 5, "effect": True}, "a rate-limit fault takes no effect"),
+        ("page", {"body": {"detail": "no"}}, "a page is text or bytes"),
+        ("page", {"code": "not_found"}, "a page fault takes no code"),
+        ("status", {"status": 429, "per_second": 5}, "a status fault takes no per_second"),
     ],
 )
 def test_faults_that_make_no_sense_are_refused(kind, options, message):
@@ -202,7 +211,143 @@ async def test_an_error_of_todays_generation_has_a_code():
         }
 
 
-@pytest.mark.parametrize("kind", ["status", "silence", "banner", "raw", "redirect"])
+async def ask_often(wire, times):
+    return [(await wire.ask())[0] for _ in range(times)]
+
+
+async def test_of_each_second_so_many_are_taken(sandbox):
+    handle = sandbox.faults.add(Fault("rate-limit", per_second=3))
+    async with Wire(sandbox) as wire:
+        assert await ask_often(wire, 5) == [200, 200, 200, 429, 429]
+        sandbox.clock.advance(0.5)
+        assert await ask_often(wire, 1) == [429]
+        sandbox.clock.advance(0.5)
+        assert await ask_often(wire, 5) == [200, 200, 200, 429, 429]
+        status, headers, body = await wire.ask()
+    assert (status, json.loads(body)) == (429, {"detail": "Too Many Requests"})
+    assert "retry-after" not in headers
+    assert (handle.matched, handle.fired) == (12, 6)
+    told = [(request.status, request.fault) for request in sandbox.requests]
+    assert told[2:4] == [(200, None), (429, "rate-limit")]
+
+
+async def test_no_second_holds_more_than_there_may_be_wherever_it_begins(sandbox):
+    sandbox.faults.add(Fault("rate-limit", per_second=4))
+    taken = []
+    async with Wire(sandbox) as wire:
+        for step in range(60):
+            taken += [step / 10] * (await ask_often(wire, 2)).count(200)
+            sandbox.clock.advance(0.1)
+    for start in taken:
+        assert sum(start <= moment < start + 0.95 for moment in taken) <= 4
+    assert len(taken) == 24
+
+
+@pytest.mark.parametrize(("per_second", "waits"), [(0.5, 2.0), (2.5, 0.8), (1, 1.0)])
+async def test_a_rate_need_not_be_whole(sandbox, per_second, waits):
+    sandbox.faults.add(Fault("rate-limit", per_second=per_second))
+    async with Wire(sandbox) as wire:
+        at_once = (await ask_often(wire, 4)).count(200)
+        sandbox.clock.advance(waits - 0.01)
+        assert await ask_often(wire, 1) == [429]
+        sandbox.clock.advance(0.01)
+        assert (await ask_often(wire, 4)).count(200) == at_once == max(1, int(per_second))
+
+
+@pytest.mark.parametrize("retry_after", [2, "Wed, 21 Oct 2026 07:28:00 GMT"])
+async def test_a_rate_limit_can_say_when_to_come_back(sandbox, retry_after):
+    sandbox.faults.add(Fault("rate-limit", per_second=1, retry_after=retry_after))
+    async with Wire(sandbox) as wire:
+        await wire.ask()
+        status, headers, _ = await wire.ask()
+    assert (status, headers["retry-after"]) == (429, str(retry_after).lower())
+
+
+async def test_a_rate_limit_is_for_the_requests_that_match_and_changes_nothing(sandbox):
+    sandbox.faults.add(Fault("rate-limit", per_second=1, route="rerun_*"))
+    paths = [f"/v1/workflows/document_versions/{one}" for one in sandbox.store.ids("failed")[:3]]
+    async with Wire(sandbox) as wire:
+        assert [(await wire.ask("POST", path))[0] for path in paths] == [200, 429, 429]
+        assert await ask_often(wire, 3) == [200, 200, 200]
+    assert len(sandbox.effects) == 1
+
+
+async def test_each_limit_counts_for_itself_and_one_can_be_lifted(sandbox):
+    loose = sandbox.faults.add(Fault("rate-limit", per_second=2))
+    tight = sandbox.faults.add(Fault("rate-limit", per_second=1))
+    async with Wire(sandbox) as wire:
+        assert await ask_often(wire, 3) == [200, 429, 429]
+        tight.remove()
+        sandbox.clock.advance(1)
+        assert await ask_often(wire, 3) == [200, 200, 429]
+    assert loose.fired == 2
+
+
+async def test_a_limited_rate_goes_by_a_clock_that_runs_by_itself():
+    async with Sandbox(speed=100.0) as sandbox, Wire(sandbox) as wire:
+        sandbox.faults.add(Fault("rate-limit", per_second=1))
+        assert (await wire.ask())[0] == 200
+        await asyncio.sleep(0.02)
+        assert (await wire.ask())[0] == 200
+
+
+def test_a_rate_in_a_script_refuses():
+    faults = Faults()
+    refusing = Fault("rate-limit", per_second=100)
+    faults.script("get_workflow_run", [refusing])
+    assert faults.draw(request()) == (refusing, 0.0)
+    faults.add(refusing)
+    assert faults.draw(request()) == (None, 0.0)
+
+
+HTML = "text/html; charset=utf-8"
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "kind", "text"),
+    [
+        ({}, 200, HTML, "<h1>Sign in</h1>"),
+        ({"status": 404}, 404, HTML, "<h1>404 Not Found</h1>"),
+        ({"status": 502}, 502, HTML, "<center>nginx</center>"),
+        ({"status": 599}, 599, HTML, "<title>599 Unknown</title>"),
+        (
+            {"status": 404, "body": "default backend - 404"},
+            404,
+            "text/plain; charset=utf-8",
+            "default backend - 404",
+        ),
+        ({"body": "\n<p>é</p>"}, 200, HTML, "\n<p>é</p>"),
+        ({"body": b"<p>", "content_type": "text/html"}, 200, "text/html", "<p>"),
+        ({"body": "", "status": 503}, 503, "text/plain; charset=utf-8", ""),
+    ],
+)
+async def test_another_servers_page(options, status, kind, text):
+    async with Sandbox(dialect="system-jobs") as sandbox, Wire(sandbox) as wire:
+        sandbox.faults.add(Fault("page", **options))
+        one = sandbox.store.ids("failed")[0]
+        got = await wire.ask("POST", f"/v1/system-jobs/document_versions/{one}")
+        assert got[0] == status
+        assert got[1]["content-type"] == kind
+        assert text in got[2].decode()
+        assert (got[1]["server"], "x-request-id" in got[1]) == ("nginx", False)
+        assert sandbox.effects == []
+        assert (sandbox.requests[0].status, sandbox.requests[0].fault) == (status, "page")
+
+
+async def test_a_pages_headers_are_as_told(sandbox):
+    headers = {"server": "envoy", "X-A": "b"}
+    sandbox.faults.add(Fault("page", status=503, headers=headers))
+    async with Wire(sandbox) as wire:
+        wire.send()
+        head = (await wire.reader.readuntil(b"\r\n\r\n")).lower()
+    assert (head.count(b"server:"), head.count(b"server: envoy"), head.count(b"x-a: b")) == (
+        1,
+        1,
+        1,
+    )
+
+
+@pytest.mark.parametrize("kind", ["status", "page", "silence", "banner", "raw", "redirect"])
 async def test_what_hides_the_answer_can_still_take_effect(sandbox, kind):
     needed = {"status": {"status": 500}, "raw": {"body": b"?"}}.get(kind, {})
     sandbox.faults.script("rerun_ingestion_workflow", [Fault(kind, effect=True, **needed)])

@@ -17,7 +17,8 @@ from aiohttp import web
 
 from knowledgestack_async.sandbox import Fault, NotFoundError, RunningClock, Sandbox, SteppedClock
 
-DIALECTS = ("documented", "offset", "system-jobs")
+DIALECTS = ("documented", "offset", "system-jobs-unfiltered", "system-jobs")
+SYSTEM_JOBS = ("system-jobs-unfiltered", "system-jobs")
 
 
 class Caller:
@@ -112,13 +113,13 @@ async def test_each_generation_has_its_own_fields(serve, dialect):
 @pytest.mark.parametrize("dialect", DIALECTS)
 async def test_the_routes_of_other_generations_are_not_there(serve, dialect):
     call = await serve(dialect=dialect)
-    other = "/v1/workflows" if dialect == "system-jobs" else "/v1/system-jobs"
+    other = "/v1/workflows" if dialect in SYSTEM_JOBS else "/v1/system-jobs"
     response, body = await call("GET", f"{other}/document_versions")
     assert (response.status, body["detail"]) == (404, "Not Found")
     response, body = await call("PUT", "~/document_versions")
     assert (response.status, body["detail"]) == (405, "Method Not Allowed")
-    assert ("x-request-id" in response.headers) == (dialect == "system-jobs")
-    if dialect == "system-jobs":
+    assert ("x-request-id" in response.headers) == (dialect in SYSTEM_JOBS)
+    if dialect in SYSTEM_JOBS:
         assert body["code"] == "error"
         assert body["request_id"] == response.headers["x-request-id"]
 
@@ -130,7 +131,7 @@ async def test_without_the_key_nobody_gets_in(serve, dialect):
         response, body = await call("GET", "~/document_versions", headers={"Authorization": header})
         assert response.status == 401
         assert response.headers["WWW-Authenticate"] == "Bearer"
-        assert body.get("code") == ("unauthorized" if dialect == "system-jobs" else None)
+        assert body.get("code") == ("unauthorized" if dialect in SYSTEM_JOBS else None)
     call.sandbox.api_key = "sk-user-rotated"
     assert (await call("GET", "~/document_versions", key="sk-user-sandbox"))[0].status == 401
     lower = {"Authorization": "bearer sk-user-rotated"}
@@ -171,7 +172,7 @@ async def test_an_ingestion_is_rerun_once_at_a_time(serve, dialect):
     assert set(body) == {"workflow_id", "action", "message"}
     response, body = await call("POST", f"~/document_versions/{workflow_id}")
     assert response.status == 409
-    assert body.get("code") == ("conflict" if dialect == "system-jobs" else None)
+    assert body.get("code") == ("conflict" if dialect in SYSTEM_JOBS else None)
     response, body = await call("POST", "~/document_versions/none")
     assert (response.status, body["detail"]) == (404, "Workflow none not found")
     [effect] = call.sandbox.effects
@@ -235,7 +236,8 @@ async def test_quoted_slashes_reach_other_routes(serve):
         ({}, "status", "user_id"),
         ({"dialect": "offset"}, "status", "user_id"),
         ({"dialect": "offset", "run_shape": "execution_state"}, "execution_state", "triggered_by"),
-        ({"dialect": "system-jobs"}, "execution_state", "triggered_by"),
+        ({"dialect": "system-jobs-unfiltered"}, "execution_state", "triggered_by"),
+        ({"dialect": "system-jobs"}, "execution_state", "owner"),
     ],
 )
 async def test_runs_have_the_shape_of_their_time(serve, options, state, user):
@@ -272,7 +274,7 @@ async def test_runs_are_deleted_unless_they_run(serve, dialect):
     running, pending, _ = call.sandbox.store.runs.ids()
     response, body = await call("DELETE", f"/v1/workflow-runs/{running}")
     assert response.status == 409
-    assert body.get("code") == ("run_busy" if dialect == "system-jobs" else None)
+    assert body.get("code") == ("run_busy" if dialect in SYSTEM_JOBS else None)
     response, body = await call("DELETE", f"/v1/workflow-runs/{pending}")
     assert (response.status, body) == (204, None)
     assert "Content-Type" not in response.headers

@@ -59,7 +59,7 @@ def make_problem(
             has codes.
     """
     body: dict[str, Any] = {"detail": detail}
-    if dialect.rich:
+    if dialect.coded:
         body["code"] = code or _CODES.get(status, "error")
         body["request_id"] = make_request_id(number)
     elif code is not None:
@@ -70,7 +70,7 @@ def make_problem(
 
 def sign(dialect: Dialect, number: int, answer: Answer) -> Answer:
     """Add the request's id to an answer's headers, where the generation does that."""
-    if not dialect.rich:
+    if not dialect.coded:
         return answer
     return evolve(answer, headers={**answer.headers, "x-request-id": make_request_id(number)})
 

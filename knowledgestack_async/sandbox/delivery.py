@@ -18,6 +18,7 @@ from attrs import define, evolve, field
 
 from knowledgestack_async.sandbox.answers import Answer
 from knowledgestack_async.sandbox.faults import Fault
+from knowledgestack_async.sandbox.foreign import guess_type, make_page
 from knowledgestack_async.sandbox.garbage import GARBAGE, Garbage
 
 _JSON = "application/json"
@@ -143,7 +144,14 @@ async def deliver(exchange: Exchange, fault: Fault | None) -> web.StreamResponse
 
 
 async def _status(exchange: Exchange, fault: Fault) -> web.StreamResponse:
-    status = fault.status or _UNAVAILABLE
+    return _refuse(exchange, fault, fault.status or _UNAVAILABLE)
+
+
+async def _rate_limit(exchange: Exchange, fault: Fault) -> web.StreamResponse:
+    return _refuse(exchange, fault, HTTPStatus.TOO_MANY_REQUESTS)
+
+
+def _refuse(exchange: Exchange, fault: Fault, status: int) -> web.StreamResponse:
     answer = exchange.refuse(status, responses.get(status, "Unknown"), fault.code)
     headers = {**answer.headers, **(fault.headers or {})}
     if fault.retry_after is not None:
@@ -151,6 +159,16 @@ async def _status(exchange: Exchange, fault: Fault) -> web.StreamResponse:
     exchange.sent = status
     raw = None if fault.body is None else _as_bytes(fault.body)
     return respond(evolve(answer, headers=headers), raw)
+
+
+async def _page(exchange: Exchange, fault: Fault) -> web.StreamResponse:
+    exchange.sent = status = fault.status or HTTPStatus.OK
+    page = _as_bytes(make_page(status) if fault.body is None else fault.body)
+    kind = fault.content_type or guess_type(page)
+    response = web.Response(status=status, body=page, headers={"Content-Type": kind})
+    response.headers["Server"] = "nginx"
+    response.headers.update(fault.headers or {})
+    return response
 
 
 async def _break_off(exchange: Exchange, fault: Fault) -> web.StreamResponse:
@@ -274,6 +292,8 @@ _DELIVERIES: Mapping[str, Callable[[Exchange, Fault], Awaitable[web.StreamRespon
     MappingProxyType(
         {
             "status": _status,
+            "rate-limit": _rate_limit,
+            "page": _page,
             "reset": _break_off,
             "close": _break_off,
             "truncate": _truncate,

@@ -86,7 +86,7 @@ class Endpoints:
     def _refuse(self, request: RecordedRequest, error: StoreError) -> Answer:
         if not isinstance(error, ConflictError):
             return self.problem(request, 404, str(error))
-        busy = error.reason == "run_busy" and self._settings.dialect.rich
+        busy = error.reason == "run_busy" and self._settings.dialect.coded
         return self.problem(request, 409, str(error), "run_busy" if busy else None)
 
     def _is_allowed(self, request: RecordedRequest, route: RouteName, resource_id: str) -> bool:
@@ -109,26 +109,30 @@ class Endpoints:
         settings, dialect, query = self._settings, self._settings.dialect, Query(request.query)
         if dialect.paged:
             names = ("page", "page_size")
-            page = query.integer("page", 1, low=1)
-            size = self._read_size(query, "page_size")
-            start, place = (page - 1) * size, page
+            place = query.integer("page", 1, low=1)
+            size, named = self._read_size(query, "page_size")
+            start = (place - 1) * size
         else:
             names = ("offset", "limit")
-            size = self._read_size(query, "limit")
+            size, named = self._read_size(query, "limit")
             start = place = query.integer("offset", 0, low=0)
         filters, oldest_first = Filters(), False
         if dialect.rich:
             filters, oldest_first = read_filters(query, settings.dialect.statuses)
         query.check()
         found, total = self._store.list(start, size, filters, oldest_first=oldest_first)
-        items = [render_summary(dialect, ingestion, ingestion.shown) for ingestion in found]
-        return Answer(200, {"items": items, "total": total, names[0]: place, names[1]: size})
+        items = [
+            render_summary(dialect, ingestion, ingestion.shown)
+            for ingestion in found
+            if not settings.hides(ingestion)
+        ]
+        return Answer(200, {"items": items, "total": total, names[0]: place, names[1]: named})
 
-    def _read_size(self, query: Query, name: str) -> int:
+    def _read_size(self, query: Query, name: str) -> tuple[int, int]:
         settings = self._settings
         default = min(_DEFAULT_PAGE_SIZE, settings.max_page_size)
         asked = query.integer(name, default, low=1, high=settings.max_page_size)
-        return settings.honoured_page_size or asked
+        return settings.fit_page(asked)
 
     def _get(self, _: RecordedRequest, workflow_id: str) -> Answer:
         ingestion = self._store.get(workflow_id)
@@ -136,7 +140,7 @@ class Endpoints:
         return Answer(200, render_detail(self._settings.dialect, ingestion, row))
 
     def _rerun(self, request: RecordedRequest, workflow_id: str) -> Answer:
-        self._store.rerun(workflow_id)
+        self._store.rerun(workflow_id, superseded=self._settings.dialect.takes_superseded)
         self._recorder.effect("rerun", workflow_id, request.number)
         message = "The ingestion has been queued again"
         return Answer(200, {"workflow_id": workflow_id, "action": "rerun", "message": message})
@@ -184,7 +188,7 @@ class Endpoints:
         try:
             self._store.cancel(workflow_id)
         except ConflictError:
-            if self._settings.cancel_finished == "conflict":
+            if self._settings.refuses_finished:
                 raise
         else:
             self._recorder.effect("cancel", workflow_id, request.number)
@@ -192,7 +196,8 @@ class Endpoints:
 
     def _get_run(self, _: RecordedRequest, run_id: str) -> Answer:
         run = self._store.get_run(read_run_id(run_id))
-        return Answer(200, render_run(self._settings.shape, run))
+        settings = self._settings
+        return Answer(200, render_run(settings.shape, run, owned=settings.dialect.owned))
 
     def _delete_run(self, request: RecordedRequest, run_id: str) -> Answer:
         known_id = read_run_id(run_id)

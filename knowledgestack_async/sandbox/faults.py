@@ -1,7 +1,9 @@
 """What can be made to go wrong, when, and how often: drawn from the seed, so it can be repeated."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from math import inf
 from random import Random
 from types import MappingProxyType
 from typing import Any, Literal
@@ -9,11 +11,14 @@ from typing import Any, Literal
 from attrs import define, field, fields_dict, frozen
 
 from knowledgestack_async.sandbox.garbage import GARBAGE
+from knowledgestack_async.sandbox.rate import Rate
 from knowledgestack_async.sandbox.recording import RecordedRequest
 
 FaultKind = Literal[
     "latency",
     "status",
+    "rate-limit",
+    "page",
     "reset",
     "close",
     "truncate",
@@ -34,6 +39,8 @@ _PARAMETERS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "latency": frozenset({"seconds"}),
         "status": frozenset({"status", "body", "headers", "code", "retry_after", "effect"}),
+        "rate-limit": frozenset({"per_second", "retry_after"}),
+        "page": frozenset({"status", "body", "headers", "content_type", "effect"}),
         "reset": frozenset({"when", "effect_delay"}),
         "close": frozenset({"when", "effect_delay"}),
         "truncate": frozenset({"how"}),
@@ -49,6 +56,12 @@ _PARAMETERS: Mapping[str, frozenset[str]] = MappingProxyType(
         "cookie": frozenset({"cookie"}),
     }
 )
+_NEEDED = (
+    ("status", "status"),
+    ("latency", "seconds"),
+    ("raw", "body"),
+    ("rate-limit", "per_second"),
+)
 
 
 @frozen
@@ -60,6 +73,13 @@ class Fault:
     - ``latency``: the answer comes `seconds` later; combines with any other fault.
     - ``status``: another `status` with a `body` (an object, text or bytes; by default the error
       that goes with it), `headers`, error `code` and `retry_after` (seconds or a date).
+    - ``rate-limit``: of the requests that match, `per_second` are taken in any second of the
+      sandbox's clock; the rest get a 429, with `retry_after` (seconds or a date) if it is given.
+      In a script, it refuses the request.
+    - ``page``: another server's page in place of the service's answer: with `status` 200 (the
+      default) a login page, with another one a proxy's error page, or a `body` of your own (text
+      or bytes), such as ``default backend - 404``. It is HTML, or plain text where the body begins
+      with no tag; `content_type` and `headers` as told.
     - ``reset``: the connection is reset, `when` is ``before`` the effect or ``after`` it; with
       `effect_delay` the effect follows that many seconds after the reset.
     - ``close``: the connection is closed in an orderly way, without an answer; as ``reset``.
@@ -88,9 +108,10 @@ class Fault:
         probability: How likely it happens to a request that matches.
         times: How often it happens at most; None means no limit.
         after: How many matching requests are spared first.
-        effect: Whether the request takes effect although ``status``, ``silence``, ``banner``,
-            ``raw`` or ``redirect`` hides it; by default it doesn't. With the other kinds it does,
-            ``reset`` and ``close`` as told by `when`.
+        effect: Whether the request takes effect although ``status``, ``page``, ``silence``,
+            ``banner``, ``raw`` or ``redirect`` hides it; by default it doesn't. What ``rate-limit``
+            refuses never does. With the other kinds it does, ``reset`` and ``close`` as told by
+            `when`.
 
     Raises:
         ValueError: The kind is unknown, or it doesn't take what it was given.
@@ -109,6 +130,7 @@ class Fault:
     headers: Mapping[str, str] | None = field(default=None, kw_only=True)
     code: str | None = field(default=None, kw_only=True)
     retry_after: float | str | None = field(default=None, kw_only=True)
+    per_second: float | None = field(default=None, kw_only=True)
     when: Literal["before", "after"] | None = field(default=None, kw_only=True)
     effect_delay: float | None = field(default=None, kw_only=True)
     how: Literal["length", "chunk", "header"] | None = field(default=None, kw_only=True)
@@ -125,11 +147,15 @@ class Fault:
         surplus = given - _WHERE - _PARAMETERS[self.kind]
         if surplus:
             raise ValueError(f"a {self.kind} fault takes no {', '.join(sorted(surplus))}")
-        for kind, needed in (("status", "status"), ("latency", "seconds"), ("raw", "body")):
+        for kind, needed in _NEEDED:
             if self.kind == kind and getattr(self, needed) is None:
                 raise ValueError(f"a {kind} fault needs {needed}")
         if self.kind == "garbage" and isinstance(self.body, str) and self.body not in GARBAGE:
             raise ValueError(f"garbage is bytes, or one of {', '.join(GARBAGE)}")
+        if self.kind == "page" and isinstance(self.body, Mapping):
+            raise ValueError("a page is text or bytes")
+        if self.per_second is not None and not 0 < self.per_second < inf:
+            raise ValueError(f"per_second must be positive and finite, not {self.per_second}")
 
     @property
     def acts_first(self) -> bool:
@@ -160,8 +186,14 @@ class FaultHandle:
     fault: Fault
     _draws: Random
     _owner: "Faults"
+    _now: Callable[[], float]
     matched: int = field(init=False, default=0)
     fired: int = field(init=False, default=0)
+    _rate: Rate | None = field(init=False, default=None)
+
+    def __attrs_post_init__(self) -> None:
+        if self.fault.per_second is not None:
+            self._rate = Rate(self.fault.per_second)
 
     def remove(self) -> None:
         """Let it happen no more."""
@@ -174,6 +206,8 @@ class FaultHandle:
             return False
         self.matched += 1
         if self.matched <= fault.after or self.fired == fault.times:
+            return False
+        if self._rate is not None and self._rate.takes(self._now()):
             return False
         if fault.probability < 1 and self._draws.random() >= fault.probability:
             return False
@@ -188,13 +222,15 @@ class Faults:
     a route has a script, that alone decides.
     """
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, now: Callable[[], float] = time.monotonic) -> None:
         """Begin without any.
 
         Args:
             seed: What the draws derive from.
+            now: The time in seconds, by which a rate is limited.
         """
         self._seed = seed
+        self._now = now
         self._handles: list[FaultHandle] = []
         self._scripts: dict[str, list[Fault | None]] = {}
         self._added = 0
@@ -209,7 +245,7 @@ class Faults:
             What counts how often it happened, and ends it.
         """
         self._added += 1
-        handle = FaultHandle(fault, Random(f"{self._seed}:fault:{self._added}"), self)
+        handle = FaultHandle(fault, Random(f"{self._seed}:fault:{self._added}"), self, self._now)
         self._handles.append(handle)
         return handle
 

@@ -73,13 +73,14 @@ def _render_engine(dialect: Dialect, engine: Engine) -> dict[str, Any]:
     return answer
 
 
-def render_run(shape: RunShape, run: Run) -> dict[str, Any]:
+def render_run(shape: RunShape, run: Run, *, owned: bool) -> dict[str, Any]:
     """Write a run.
 
     Args:
         shape: Which of the shapes that runs have had: ``status`` (until April 2026),
             ``execution_state`` (the first with ``triggered_by``), or ``run_folders`` (today's).
         run: Which run.
+        owned: Whether the later shapes name its owner.
     """
     times = {
         "completed_at": None if run.completed is None else to_text(run.completed),
@@ -101,6 +102,7 @@ def render_run(shape: RunShape, run: Run) -> dict[str, Any]:
     return {
         **identity,
         **_render_place(run),
+        **({"owner": render_user(run.triggered_by)} if owned else {}),
         "execution_state": "IN_PROGRESS" if run.status == "RUNNING" else run.status,
         "approval_state": "not_required",
         "started_at": None if run.started is None else to_text(run.started),
@@ -116,7 +118,6 @@ def render_snapshot(shape: RunShape, run: Run) -> dict[str, Any]:
 
 
 def _render_place(run: Run) -> dict[str, Any]:
-    user = render_user(run.triggered_by)
     return {
         "part_type": "WORKFLOW_RUN",
         "path_part_id": run.parts["run"],
@@ -124,8 +125,7 @@ def _render_place(run: Run) -> dict[str, Any]:
         "materialized_path": f"{_ROOT}/{run.id}",
         "tenant_id": run.parts["tenant"],
         "name": run.id,
-        "triggered_by": user,
-        "owner": user,
+        "triggered_by": render_user(run.triggered_by),
         "auto_start": False,
         "auto_start_user_message": None,
         "excluded_common_files": [],

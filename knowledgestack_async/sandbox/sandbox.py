@@ -7,10 +7,15 @@ from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from attrs import define, field
+from attrs import Attribute, define, field
 
 from knowledgestack_async.sandbox.clock import Clock, RunningClock
-from knowledgestack_async.sandbox.dialects import DialectName, RunShape, find_dialect
+from knowledgestack_async.sandbox.dialects import (
+    DialectName,
+    FinishedCancel,
+    RunShape,
+    find_dialect,
+)
 from knowledgestack_async.sandbox.dispatch import post_signed
 from knowledgestack_async.sandbox.endpoints import Endpoints
 from knowledgestack_async.sandbox.faults import Faults
@@ -18,7 +23,7 @@ from knowledgestack_async.sandbox.recording import Effect, RecordedRequest, Reco
 from knowledgestack_async.sandbox.records import OPEN_STATUSES
 from knowledgestack_async.sandbox.render import render_snapshot
 from knowledgestack_async.sandbox.server import Server
-from knowledgestack_async.sandbox.settings import Settings
+from knowledgestack_async.sandbox.settings import Hidden, Settings
 from knowledgestack_async.sandbox.store import Store
 
 if TYPE_CHECKING:
@@ -28,13 +33,19 @@ _MIX = {"completed": 0.5, "failed": 0.3, "processing": 0.1, "pending": 0.05, "ca
 _RUN_STATUSES = ("RUNNING", "PENDING", "COMPLETED", "FAILED")
 
 
+def _switch(sandbox: "Sandbox", _: "Attribute[DialectName]", name: DialectName) -> DialectName:
+    sandbox.settings.dialect = find_dialect(name)
+    return name
+
+
 @define(kw_only=True, eq=False)
 class Sandbox:
     """A Knowledge Stack of your own on loopback, for tests and for trying things out.
 
     Use it with ``async with``. It knows all routes of its generation, demands the key, runs
     pipelines on its own clock, remembers what it was asked, and goes wrong on demand. The options
-    are read at the beginning; what can be changed later is in `settings`, `store` and `faults`.
+    are read at the beginning; what can be changed later is `dialect`, and what is in `settings`,
+    `store` and `faults`.
 
     Args:
         ingestions: How many ingestions there are at the beginning.
@@ -42,7 +53,8 @@ class Sandbox:
             FAILED.
         seed: Everything random derives from it: the same seed and the same requests get the same
             answers.
-        dialect: The generation: ``documented``, ``offset`` or ``system-jobs``.
+        dialect: The generation: ``documented``, ``offset``, ``system-jobs-unfiltered`` or
+            ``system-jobs``.
         run_shape: How runs are written, where it isn't the generation's usual way: ``status``,
             ``execution_state`` or ``run_folders``.
         api_key: The key that it takes.
@@ -60,13 +72,20 @@ class Sandbox:
         forget_closed_after: After how many sandbox seconds the status route answers 404 for a
             workflow that has closed; None means never.
         cancel_finished: Whether cancelling what is finished is a 409 (``conflict``) or a 200 that
-            does nothing (``ignore``).
+            does nothing (``ignore``), where that isn't the generation's usual way: it is a 409 but
+            in ``system-jobs-unfiltered``.
         delete_running: Whether deleting a run that is RUNNING is a 409 (``refuse``) or works
             (``allow``).
         run_watchdog: Whether a RUNNING run fails once it is older than its own limit.
         latency: How many real seconds every answer takes.
         max_page_size: The largest page; a larger one asked for is a 422.
         honoured_page_size: If set, every page has this size, whatever is asked for.
+        page_cap: If set, no page is larger; a larger one asked for gets this size.
+        echoes_cap: Whether the envelope of such a page names the size that it has, or the one that
+            was asked for.
+        hidden: The ids of ingestions that the list leaves out after it has chosen the page, or a
+            function that tells it of each: a key that may not see everything, or rows that are
+            dropped late. The total still counts them.
         ssl_context: For https.
         host: The address to listen on.
         port: The port to listen on; 0 takes a free one.
@@ -87,7 +106,7 @@ class Sandbox:
     ingestions: int = 20
     runs: int = 3
     seed: int = 0
-    dialect: DialectName = "documented"
+    dialect: DialectName = field(default="documented", on_setattr=_switch)
     run_shape: RunShape | None = None
     _first_api_key: str = field(default="sk-user-sandbox", alias="api_key", repr=False)
     _first_secret: str | None = field(default=None, alias="webhook_secret", repr=False)
@@ -100,12 +119,15 @@ class Sandbox:
     stale_after_rerun: float = 0.0
     stale_detail: bool = False
     forget_closed_after: float | None = None
-    cancel_finished: Literal["conflict", "ignore"] = "conflict"
+    cancel_finished: FinishedCancel | None = None
     delete_running: Literal["refuse", "allow"] = "refuse"
     run_watchdog: bool = False
     latency: float = 0.0
     max_page_size: int = 100
     honoured_page_size: int | None = None
+    page_cap: int | None = None
+    echoes_cap: bool = True
+    hidden: Hidden | None = field(default=None, repr=False)
     ssl_context: ssl.SSLContext | None = field(default=None, repr=False)
     host: str = "127.0.0.1"
     port: int = 0
@@ -133,13 +155,16 @@ class Sandbox:
             webhook_secret=self._first_secret or secret,
             max_page_size=self.max_page_size,
             honoured_page_size=self.honoured_page_size,
+            page_cap=self.page_cap,
+            echoes_cap=self.echoes_cap,
+            hidden=self.hidden,
             cancel_finished=self.cancel_finished,
             delete_running=self.delete_running,
             forget_closed_after=self.forget_closed_after,
             stale_detail=self.stale_detail,
         )
         self.store = self._fill_store()
-        self.faults = Faults(self.seed)
+        self.faults = Faults(self.seed, self.store.clock.now)
         self._recorder = Recorder(keep=self.record)
         endpoints = Endpoints(self.store, self.settings, self._recorder)
         self._server = Server(endpoints, self._recorder, self.faults, self.latency)
@@ -247,7 +272,12 @@ class Sandbox:
         self._recorder.forget()
 
     def switch_dialect(self, name: DialectName) -> None:
-        """Become a server of another generation.
+        """Become a server of another generation, as one does that is updated.
+
+        What is in the store stays, and so does every connection; the next request is the first that
+        is answered in the new way. Called from `before_request`, it changes how that request is
+        answered, so that some requests can reach servers of one generation and some of another.
+        Setting `dialect` does the same.
 
         Args:
             name: Which.
@@ -255,7 +285,6 @@ class Sandbox:
         Raises:
             ValueError: There is none of this name.
         """
-        self.settings.dialect = find_dialect(name)
         self.dialect = name
 
     def run_token(self, run_id: str) -> str:

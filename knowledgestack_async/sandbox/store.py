@@ -185,15 +185,19 @@ class Store:
         """
         self.get(workflow_id).bulk_refusal = reason
 
-    def rerun(self, workflow_id: str) -> Ingestion:
+    def rerun(self, workflow_id: str, *, superseded: bool = False) -> Ingestion:
         """Start an ingestion's pipeline again.
+
+        Args:
+            workflow_id: Which.
+            superseded: Whether one that a newer version has superseded is taken too.
 
         Raises:
             NotFoundError: There is none with this id.
             ConflictError: A run is under way, or a newer version supersedes this one.
         """
         ingestion = self.get(workflow_id)
-        if ingestion.superseded:
+        if ingestion.superseded and not superseded:
             raise ConflictError("superseded", "A newer version of the document supersedes this one")
         if ingestion.is_open:
             raise ConflictError("in_progress_workflow", f"Workflow {workflow_id} is in progress")
