@@ -34,15 +34,19 @@ def check_callable(value: Any, name: str) -> None:
         raise ConfigurationError(f"{name} must be a function, not {type(value).__name__}")
 
 
-def check_count(value: object, name: str, *, most: int | None = None) -> int:
-    """A whole number from 1.
+def check_count(value: object, name: str, *, least: int = 1, most: int | None = None) -> int:
+    """A whole number from 1, or from ``least``.
 
     Raises:
-        ConfigurationError: It isn't one, or is more than ``most``.
+        ConfigurationError: It isn't one, or is less than ``least`` or more than ``most``.
     """
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= (most or value):
+    if (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and least <= value <= (value if most is None else most)
+    ):
         return value
-    bound = "from 1" if most is None else f"from 1 to {most}"
+    bound = f"from {least}" if most is None else f"from {least} to {most}"
     raise ConfigurationError(f"{name} must be a whole number {bound}, not {value!r}")
 
 

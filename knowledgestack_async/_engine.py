@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -14,7 +15,7 @@ from . import errors
 from ._clock import Clock
 from ._codec import DecodeError
 from ._dialects import Dialect, Route, Target
-from ._governor import Governor, Slot
+from ._governor import CoolingDown, Governor, Slot
 from ._hearing import Hearing
 from ._negotiation import Negotiation, Page, probe_call
 from ._problems import (
@@ -25,7 +26,7 @@ from ._problems import (
     own_copy,
     without_secrets,
 )
-from ._retry import Chance, Fault, RetryBudget, decide, fault_of
+from ._retry import Chance, CircuitBreaker, Fault, decide, fault_of
 from ._settings import CallOptions, GivenKeys, KeySource
 from ._transport import Failure, Transport
 from ._wire import (
@@ -69,11 +70,18 @@ class Done(msgspec.Struct, Generic[T], frozen=True):
 class _Progress(msgspec.Struct):
     """What happened to one call so far."""
 
+    ticket: int
     deadline_at: float
     give_up_at: float = FOREVER
     tries: int = 0
+    held: int = 0
+    """Tries that were due and not sent, for the circuit breaker was open."""
+    excused: int = 0
+    """Tries that were refused for the rate while others got through."""
+    successes: int = -1
     retries: int = 0
     moves: int = 0
+    is_probe: bool = False
     doubted: bool = False
     was_hung_up: bool = False
     secrets: tuple[object, ...] = ()
@@ -98,6 +106,7 @@ class Engine:
         negotiation: Negotiation,
         clock: Clock,
         chance: Chance,
+        budget: int = CircuitBreaker.BUDGET,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._transport = transport
@@ -107,7 +116,7 @@ class Engine:
         self._chance = chance
         self._wall_clock = wall_clock
         self.hearing = Hearing(transport, governor, clock)
-        self.budget = RetryBudget()
+        self.breaker = CircuitBreaker(budget)
         self.given_keys = GivenKeys()
         self.tasks: set[asyncio.Task[Any]] = set()
         self._finding: dict[object, asyncio.Task[None]] = {}
@@ -121,42 +130,71 @@ class Engine:
             RequestError: It failed; which one, the tree of errors says.
             Withdrawn: It isn't to be sent any more.
         """
-        progress = _Progress(FOREVER)
+        progress = _Progress(self._governor.ticket(), FOREVER)
         if options.deadline is not None:
             progress.deadline_at = self._clock.now() + options.deadline
         problem: Problem | None = None
-        while True:
-            slot = self._take_slot(progress)
-            if slot is None:
-                waiting = self._wait_for_slot(call, options, progress, problem)
-                slot = await self._wait_permitted(call, progress, waiting)
-            if progress.give_up_at == FOREVER and options.deadline is None:
-                progress.give_up_at = self._clock.now() + options.retry.give_up_after
-            try:
-                # Only now that there is a slot: it may have been learned meanwhile.
-                dialect = self._negotiation.dialect
-                target = call.target(dialect)
-                outcome = await self._try_once(call, options, dialect, target, progress, slot)
-                # Tested, but Python 3.11 doesn't trace what an interruption resumes.
-                if isinstance(outcome, Problem) and outcome.hung_up:  # pragma: no cover
-                    progress.was_hung_up = True
-                    progress.doubted |= outcome.fault is Fault.UNCERTAIN
-                    slot = self._governor.renew(slot)
-                    outcome = await self._try_once(call, options, dialect, target, progress, slot)
-            finally:
-                self._governor.release(slot)
-            if not isinstance(outcome, Problem):
-                self.budget.give_back(progress.retries)
-                return outcome
-            problem = outcome
-            if problem.answer is not None and problem.answer.status == 404:
-                if names_missing_thing(problem.answer):
-                    if progress.doubted and call.gone is not None:
-                        return Done(call.gone(), doubted=True, tries=progress.tries)
-                elif await self._follows_route(call, options, dialect, target, progress):
-                    continue
-            await self._wait_or_raise(call, options, target, progress, problem)
-            progress.doubted |= problem.fault in {Fault.UNCERTAIN, Fault.ODD}
+        try:
+            while True:
+                dialect, target, outcome = await self._attempt(call, options, progress, problem)
+                if not isinstance(outcome, Problem):
+                    self.breaker.succeeded(progress.retries)
+                    return outcome
+                problem = outcome
+                self._tell_breaker(problem, progress)
+                if problem.answer is not None and problem.answer.status == 404:
+                    if names_missing_thing(problem.answer):
+                        if progress.doubted and call.gone is not None:
+                            return Done(call.gone(), doubted=True, tries=progress.tries)
+                    elif await self._follows_route(call, options, dialect, target, progress):
+                        continue
+                await self._wait_or_raise(call, options, target, progress, problem)
+                progress.doubted |= problem.fault in {Fault.UNCERTAIN, Fault.ODD}
+        finally:
+            if progress.is_probe:
+                self.breaker.failed(self._clock.now())
+
+    def _tell_breaker(self, problem: Problem, progress: _Progress) -> None:
+        """What the server has a reason to say no to shows that it is there, too."""
+        if problem.fault in {Fault.DENIED, Fault.QUOTA, Fault.LIMITED}:
+            self.breaker.succeeded(0)
+        elif progress.is_probe:
+            self.breaker.failed(self._clock.now())
+        progress.is_probe = False
+
+    async def _attempt(
+        self,
+        call: Call[T],
+        options: CallOptions,
+        progress: _Progress,
+        problem: Problem | None,
+    ) -> tuple[Dialect, Target, Done[T] | Problem]:
+        """One try, from its key on; a second one where the first was ended by us."""
+        # Before the slot: what a key function waits for may need one.
+        credential = await self._find_credential(call, options, progress)
+        slot = self._take_slot(progress)
+        if slot is None:
+            waiting = self._wait_for_slot(call, options, progress, problem)
+            slot = await self._wait_permitted(call, progress, waiting)
+        if progress.give_up_at == FOREVER and options.deadline is None:
+            progress.give_up_at = self._clock.now() + options.retry.give_up_after
+        try:
+            # Only now that there is a slot: it may have been learned meanwhile.
+            dialect = self._negotiation.dialect
+            target = call.target(dialect)
+            send = partial(
+                self._try_once, call, options, dialect, target, credential, progress
+            )
+            outcome = await send(slot)
+            # Tested, but Python 3.11 doesn't trace what an interruption resumes.
+            if isinstance(outcome, Problem) and outcome.hung_up:  # pragma: no cover
+                progress.was_hung_up = True
+                progress.doubted |= outcome.fault is Fault.UNCERTAIN
+                slot = self._governor.renew(slot)
+                outcome = await send(slot)
+        finally:
+            self._governor.release(slot)
+        return dialect, target, outcome
 
     def _take_slot(self, progress: _Progress) -> Slot | None:
         """A slot that is free; waiting for one takes time, even where there is one."""
@@ -172,11 +210,16 @@ class Engine:
     ) -> Slot:
         time_left = min(progress.deadline_at, progress.give_up_at) - self._clock.now()
         cooling = self._governor.cooling_for()
-        if cooling < min(time_left, options.retry.give_up_after):
+        patience = options.retry.give_up_after
+        if cooling < min(time_left, patience):
             try:
-                return await self._governor.acquire(call.priority, time_left)
+                return await self._governor.acquire(
+                    call.priority, time_left, ticket=progress.ticket, patience=patience
+                )
             except TimeoutError:
                 cooling = 0.0
+            except CoolingDown as error:
+                cooling = error.seconds
         target = call.target(self._negotiation.dialect)
         if problem is not None:
             raise self._error(call, target, progress, problem, why="no slot came free in time")
@@ -199,14 +242,10 @@ class Engine:
         options: CallOptions,
         dialect: Dialect,
         target: Target,
+        credential: Secret,
         progress: _Progress,
         slot: Slot,
     ) -> Done[T] | Problem:
-        credential = call.credential or options.key
-        if not isinstance(credential, Secret):
-            asking = self._ask_for_key(credential, call, options, progress, target)
-            credential = await self._wait_permitted(call, progress, asking)
-        progress.secrets = (credential, options.key)
         if call.permit is not None and not call.permit.may_send():
             raise self._withdraw(progress)
         progress.tries += 1
@@ -234,6 +273,17 @@ class Engine:
         now = self._clock.now()
         self.hearing.heard(now, now - began, once=not call.idempotent)
         return self._read_answer(call, dialect, result, slot, progress)
+
+    async def _find_credential(
+        self, call: Call[Any], options: CallOptions, progress: _Progress
+    ) -> Secret:
+        credential = call.credential or options.key
+        if not isinstance(credential, Secret):
+            target = call.target(self._negotiation.dialect)
+            asking = self._ask_for_key(credential, call, options, progress, target)
+            credential = await self._wait_permitted(call, progress, asking)
+        progress.secrets = (credential, options.key)
+        return credential
 
     async def _ask_for_key(
         self,
@@ -280,8 +330,8 @@ class Engine:
             self._governor.answered()
             return _read_body(call, dialect, answer, progress)
         retry_after = read_retry_after(answer.headers, self._wall_clock())
-        if fault is Fault.REFUSED:
-            self._governor.pushed_back(slot, retry_after)
+        if fault in {Fault.REFUSED, Fault.LIMITED}:
+            self._governor.pushed_back(slot, retry_after, limited=fault is Fault.LIMITED)
         reason = f"the server answered {answer.status}"
         if 300 <= answer.status < 400:
             reason += "; redirects are not followed"
@@ -295,26 +345,34 @@ class Engine:
         progress: _Progress,
         problem: Problem,
     ) -> None:
-        now = self._clock.now()
-        verdict = decide(
-            options.retry,
-            problem.fault,
-            idempotent=call.idempotent,
-            tries=progress.tries,
-            retry_after=problem.retry_after,
-            time_left=min(progress.deadline_at, progress.give_up_at) - now,
-            chance=self._chance,
-        )
-        if verdict.wait is None:
-            raise self._error(call, target, progress, problem, why=verdict.reason)
-        if not call.exempt:
-            if not self.budget.take():
-                raise self._error(
-                    call, target, progress, problem, why="the session's retry budget is used up"
-                )
-            progress.retries += 1
+        if problem.fault is Fault.LIMITED:
+            # While others get through, it is a matter of time, which has its own bound.
+            progress.excused += self._governor.successes > progress.successes >= 0
+            progress.successes = self._governor.successes
+        retry_after = problem.retry_after
+        while True:
+            verdict = decide(
+                options.retry,
+                problem.fault,
+                idempotent=call.idempotent,
+                tries=progress.tries + progress.held - progress.excused,
+                retry_after=retry_after,
+                time_left=min(progress.deadline_at, progress.give_up_at) - self._clock.now(),
+                chance=self._chance,
+            )
+            if verdict.wait is None:
+                raise self._error(call, target, progress, problem, why=verdict.reason)
+            await self._wait_permitted(call, progress, self._clock.sleep(verdict.wait))
+            if call.exempt or problem.fault is Fault.LIMITED:
+                break
+            if self.breaker.may_retry(self._clock.now()):
+                progress.retries += 1
+                progress.is_probe = self.breaker.is_open
+                break
+            # The server fails for all: this try is not sent, and counts as one that failed.
+            progress.held += 1
+            retry_after = None
         self.retries += 1
-        await self._wait_permitted(call, progress, self._clock.sleep(verdict.wait))
 
     async def _wait_permitted(
         self, call: Call[Any], progress: _Progress, waiting: Coroutine[Any, Any, R]
@@ -331,7 +389,7 @@ class Engine:
 
     def _withdraw(self, progress: _Progress) -> Withdrawn:
         """Its retries are others' again."""
-        self.budget.give_back(progress.retries)
+        self.breaker.give_back(progress.retries)
         return Withdrawn(progress.tries)
 
     async def _follows_route(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from contextvars import Context
+from heapq import heapify, heappop, heappush
 from math import inf
 from operator import attrgetter
+from typing import Any
 
 import msgspec
 
@@ -16,7 +17,15 @@ from ._retry import Chance
 from ._wire import Priority
 from .errors import ConfigurationError, SessionError
 
-__all__ = ["Governor", "Slot"]
+__all__ = ["CoolingDown", "Governor", "Slot"]
+
+
+class CoolingDown(Exception):
+    """The server's pause is longer than the call may wait; ``seconds`` are left of it."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
 
 
 class Slot(msgspec.Struct, frozen=True, eq=False, gc=False):
@@ -31,11 +40,20 @@ class Slot(msgspec.Struct, frozen=True, eq=False, gc=False):
     since: float
 
 
+class _Waiter(msgspec.Struct, order=True, gc=False):
+    """A call that waits for a slot; the one that began first goes first."""
+
+    ticket: int
+    since: float
+    patience: float
+    slot: Any
+
+
 class Governor:
     """Hands out slots: first come, first served within a priority, and no priority starves.
 
-    Whoever asks whether the server is there needs no place within the limit: what is in flight may
-    hang.
+    A call that was refused keeps its place before those that came later. Probes need no place within
+    the limit, and outcomes have some beside it: what is in flight may hang.
 
     The limit starts modest, grows by one for each answer that comes while it is used up, and falls
     by a factor when the server pushes back; from then on it grows by about one a round trip. Requests
@@ -49,8 +67,12 @@ class Governor:
     """After a cool-down the first slots are handed out over so many seconds, not all at once."""
     LONGEST_PAUSE = 3600.0
     """After so long the server is asked again, whatever it said: one odd answer is no end."""
-    LOW_TURN = 8
-    """Every so manieth slot goes to the lowest priority that waits."""
+    TURNS = 8
+    """Of so many slots one goes to each of the two lowest priorities, if any of it waits."""
+    RESERVED = 8
+    """Slots beside the limit, for outcomes that must go out."""
+    FIRST_THROTTLE, LAST_THROTTLE = 0.2, 2.0
+    """Seconds of a pause where the server limits the rate without saying for how long."""
 
     def __init__(
         self,
@@ -69,7 +91,8 @@ class Governor:
         self._chance = chance
         # A pool that is smaller would make requests wait where their time-out already runs.
         self._pool_size = pool_size
-        self._ceiling = ceiling = min(ceiling, pool_size or ceiling)
+        usable = pool_size - min(self.RESERVED, pool_size // 4)
+        self._ceiling = ceiling = min(ceiling, usable) if pool_size else ceiling
         self._gap = 0.0 if rate is None else 1 / rate
         self._limit = float(min(self.START, ceiling))
         self._pushed_back = False
@@ -78,7 +101,12 @@ class Governor:
         self._gate = 0.0
         self._ramp = 0
         self._cool_until = 0.0
-        self._queues: tuple[deque[asyncio.Future[Slot]], ...] = tuple(deque() for _ in Priority)
+        self._queues: tuple[list[_Waiter], ...] = tuple([] for _ in Priority)
+        self._gone = 0
+        self._tickets = 0
+        self._throttle = 0.0
+        self._throttled_at = 0.0
+        self._succeeded_at = float("-inf")
         self._waker: asyncio.Task[None] | None = None
         self._closed = False
         self._held: set[Slot] = set()
@@ -86,6 +114,7 @@ class Governor:
         self._busy = 0.0
         self._busy_since = 0.0
         self.cool_downs: int = 0
+        self.successes = 0
 
     @property
     def limit(self) -> int:
@@ -100,7 +129,7 @@ class Governor:
     @property
     def waiting(self) -> int:
         """How many calls wait for a slot."""
-        return sum(not waiter.done() for queue in self._queues for waiter in queue)
+        return sum(not waiter.slot.done() for queue in self._queues for waiter in queue)
 
     def cooling_for(self) -> float:
         """The seconds left of the pause that the server asked for; 0 if none."""
@@ -117,15 +146,31 @@ class Governor:
             return None
         return self._grant(now)
 
-    async def acquire(self, priority: Priority, time_left: float) -> Slot:
+    def ticket(self) -> int:
+        """A call's place in the queue, for as long as it lasts."""
+        self._tickets += 1
+        return self._tickets
+
+    async def acquire(
+        self,
+        priority: Priority,
+        time_left: float,
+        *,
+        ticket: int | None = None,
+        patience: float = inf,
+    ) -> Slot:
         """Wait for a slot.
 
         Args:
             priority: Who goes first.
             time_left: How long to wait at most, in seconds.
+            ticket: The call's place among those of its priority; default: behind all others.
+            patience: How long a pause of the server's, or a time in which it refused everything, may
+                be, in seconds.
 
         Raises:
             TimeoutError: No slot came free in that time.
+            CoolingDown: The server asked for a longer pause, or refuses everything.
             SessionError: The session was closed meanwhile.
         """
         if self._closed:
@@ -133,17 +178,31 @@ class Governor:
         slot = self.take_free(self._clock.now())
         if slot is not None:
             return slot
-        waiter: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
-        self._queues[priority].append(waiter)
+        future: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
+        place = self.ticket() if ticket is None else ticket
+        waiter = _Waiter(place, self._clock.now(), min(time_left, patience), future)
+        heappush(self._queues[priority], waiter)
         self._pump()
         try:
             async with self._clock.timeout(None if time_left == inf else time_left):
-                return await waiter
+                return await future
         except BaseException:
             # Whoever goes away at the moment of getting a slot gives it back.
-            if waiter.done() and not waiter.cancelled() and not waiter.exception():
-                self.release(waiter.result())
+            if future.done() and not future.cancelled() and not future.exception():
+                self.release(future.result())
+            else:
+                self._forget(future)
             raise
+
+    def _forget(self, future: asyncio.Future[Slot]) -> None:
+        """Keep no more of those who went away than of those who wait."""
+        future.cancel()
+        self._gone += 1
+        if self._gone > 100 and self._gone > self.waiting:
+            self._gone = 0
+            for queue in self._queues:
+                queue[:] = [waiter for waiter in queue if not waiter.slot.done()]
+                heapify(queue)
 
     def release(self, slot: Slot) -> None:
         """Give a slot back."""
@@ -171,24 +230,50 @@ class Governor:
 
     def answered(self) -> None:
         """The server answered in good order: the limit may grow, if it is what held us back."""
+        self.successes += 1
+        self._succeeded_at = self._clock.now()
+        self._throttle *= 0.8
         if len(self._held) >= int(self._limit) or any(self._queues):
             grown = 1 / self._limit if self._pushed_back else 1.0
             self._limit = min(float(self._ceiling), self._limit + grown)
 
-    def pushed_back(self, slot: Slot, retry_after: float | None) -> None:
-        """The server said 429 or 503: less from now on, and nothing until the pause is over."""
+    def pushed_back(self, slot: Slot, retry_after: float | None, *, limited: bool = False) -> None:
+        """The server said 429 or 503: less from now on, and nothing until the pause is over.
+
+        Args:
+            slot: What the refused request held.
+            retry_after: The pause that the server asked for, in seconds, if it did.
+            limited: Whether it limits the rate: then there is a pause in any case.
+        """
+        now = self._clock.now()
+        if limited and not retry_after and slot.since >= self._throttled_at:
+            longer = max(self.FIRST_THROTTLE, self._throttle * 2)
+            self._throttle = min(self.LAST_THROTTLE, longer)
+            self._throttled_at = now + self._throttle
+            self._gate = max(self._gate, self._throttled_at)
+            self._ramp = max(self._ramp, 1)
         if slot.epoch == self._epoch:
             self._epoch += 1
             self._pushed_back = True
             floor = float(min(self.FLOOR, self._ceiling))
             self._limit = max(floor, self._limit * self.CUT)
         if retry_after:
-            until = self._clock.now() + min(retry_after, self.LONGEST_PAUSE)
+            until = now + min(retry_after, self.LONGEST_PAUSE)
             if until > self._cool_until:
-                self.cool_downs += self._cool_until <= self._clock.now()
+                self.cool_downs += self._cool_until <= now
                 self._cool_until = until
                 self._gate = max(self._gate, until)
                 self._ramp = int(self._limit)
+        self._turn_away(now)
+
+    def _turn_away(self, now: float) -> None:
+        """Those who wait are told what those are told who come now."""
+        cooling = self.cooling_for()
+        for queue in self._queues:
+            for waiter in queue:
+                refused_for = now - max(waiter.since, self._succeeded_at)
+                if max(cooling, refused_for) >= waiter.patience and not waiter.slot.done():
+                    waiter.slot.set_exception(CoolingDown(max(cooling, refused_for)))
 
     def close(self) -> None:
         """Turn everybody away who still waits."""
@@ -197,14 +282,14 @@ class Governor:
             self._waker.cancel()
         for queue in self._queues:
             for waiter in queue:
-                if not waiter.done():
-                    waiter.set_exception(
+                if not waiter.slot.done():
+                    waiter.slot.set_exception(
                         SessionError("the session was closed while this call waited")
                     )
             queue.clear()
 
-    def _has_room(self) -> bool:
-        return len(self._held) < int(self._limit) and self._has_connection()
+    def _has_room(self, beside: int = 0) -> bool:
+        return len(self._held) < int(self._limit) + beside and self._has_connection()
 
     def _has_connection(self) -> bool:
         # What is lost has its own still, and a pool that is the user's is no larger for it.
@@ -231,7 +316,7 @@ class Governor:
             waiter = self._next_waiter()
             if waiter is None:
                 return
-            waiter.set_result(self._grant(now))
+            waiter.slot.set_result(self._grant(now))
         if now < self._gate and self._waker is None and any(self._queues) and not self._closed:
             # Born of whoever came first, but working for all: it inherits nobody's context.
             loop = asyncio.get_running_loop()
@@ -244,15 +329,22 @@ class Governor:
             self._waker = None
         self._pump()
 
-    def _next_waiter(self) -> asyncio.Future[Slot] | None:
+    def _next_waiter(self) -> _Waiter | None:
         queues = self._queues
         if not self._has_room():
-            queues = (queues[Priority.PROBE],) if self._has_connection() else ()
-        elif self._granted % self.LOW_TURN == self.LOW_TURN - 1:
-            queues = queues[::-1]
+            if not self._has_connection():
+                return None
+            has_reserve = self._has_room(self.RESERVED)
+            queues = queues[: Priority.OUTCOME + 1] if has_reserve else queues[: Priority.PROBE + 1]
+        else:
+            turn = self._granted % self.TURNS
+            if turn == self.TURNS - 1:
+                queues = queues[::-1]
+            elif turn == self.TURNS // 2 - 1:
+                queues = (queues[Priority.NORMAL], *queues)
         for queue in queues:
             while queue:
-                waiter = queue.popleft()
-                if not waiter.done():
+                waiter = heappop(queue)
+                if not waiter.slot.done():
                     return waiter
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from enum import Enum, auto
 from itertools import islice
+from types import ModuleType
 from typing import Protocol
 
 import attrs
@@ -16,7 +17,15 @@ import msgspec
 from ._checks import check_count, check_seconds
 from ._wire import Answer, is_quota_refusal
 
-__all__ = ["Chance", "Fault", "RetryBudget", "RetryPolicy", "Verdict", "decide", "fault_of"]
+__all__ = [
+    "Chance",
+    "CircuitBreaker",
+    "Fault",
+    "RetryPolicy",
+    "Verdict",
+    "decide",
+    "fault_of",
+]
 
 
 class Chance(Protocol):
@@ -35,19 +44,21 @@ class Fault(Enum):
     UNTRUSTED = auto()
     """Nothing reached the server, which could not prove who it is: trying again doesn't help."""
     REFUSED = auto()
-    """The server said that it can't now, and did nothing: 429, 503."""
+    """The server said that it can't now, and did nothing: 503."""
+    LIMITED = auto()
+    """The server limits the rate, and did nothing: 429."""
     QUOTA = auto()
     """The server said that a quota is used up."""
     UNCERTAIN = auto()
-    """It may have acted: the answer was lost, cut or late, or is 408, 500, 502 or 504."""
+    """It may have acted: the answer was lost, cut or late, or is 408, or a 5xx that may pass."""
     ODD = auto()
     """A whole answer that makes no sense, such as a redirect. It may have acted."""
     DENIED = auto()
     """The server said no, and will say no again: any other 4xx."""
 
 
-_REFUSALS = frozenset({429, 503})
-_UNCERTAIN = frozenset({408, 500, 502, 504})
+_LASTING = frozenset({501, 505, 506, 508, 510, 511})
+"""Of the 5xx those that are the same the next time; a 5xx that nobody knows is as 500 is (RFC 9110, 15)."""
 
 
 def fault_of(answer: Answer) -> Fault | None:
@@ -55,9 +66,11 @@ def fault_of(answer: Answer) -> Fault | None:
     status = answer.status
     if status // 100 == 2 and status != 206:
         return None
-    if status in _REFUSALS:
-        return Fault.QUOTA if is_quota_refusal(answer) else Fault.REFUSED
-    if status in _UNCERTAIN:
+    if status == 429:
+        return Fault.QUOTA if is_quota_refusal(answer) else Fault.LIMITED
+    if status == 503:
+        return Fault.REFUSED
+    if status == 408 or (status // 100 == 5 and status not in _LASTING):
         return Fault.UNCERTAIN
     if status // 100 == 4:
         return Fault.DENIED
@@ -69,7 +82,8 @@ class RetryPolicy:
     """How a call is sent again.
 
     Attributes:
-        tries: How often a call is sent at most, the first time included.
+        tries: How often a call is sent at most, the first time included. A refusal for the rate (429)
+            doesn't count while other calls get through.
         base_delay: The ceiling of the first wait, in seconds; it doubles from wait to wait.
         max_delay: The ceiling that it grows to, in seconds.
         give_up_after: Without a deadline, no retry begins later than this after the first slot,
@@ -88,40 +102,68 @@ class RetryPolicy:
 
     def ceiling(self, tries: int) -> float:
         """The longest wait after so many tries, in seconds."""
-        import backoff  # noqa: PLC0415 - most programs never come here
-
+        backoff = load_backoff()
         delays = backoff.expo(base=2, factor=self.base_delay, max_value=self.max_delay)
         return float(next(islice(delays, tries, None)))  # the first one is None
 
 
-class RetryBudget:
-    """How many retries a session may have outstanding: for outages, where trying again only hurts.
+def load_backoff() -> ModuleType:
+    """The library that the delays come from: loaded when a session is made, not when something fails."""
+    import backoff  # noqa: PLC0415 - importing the package needn't load it
 
-    A retry takes a token and a retry that succeeds gives it back, so noise costs nothing; a success
-    at the first try gives back a little, so the budget fills up again after an outage.
+    return backoff
+
+
+class CircuitBreaker:
+    """Closed, it lets retries through as long as the retry budget lasts; open, one probe at a time.
+
+    A retry takes a token and a retry that succeeds gives it back, so noise costs nothing. When none is
+    left, many calls have failed and few have succeeded since: the server is away. Then retries are
+    held, all but one now and then, and whatever succeeds closes it for all.
     """
 
-    CAPACITY = 35.0
+    BUDGET = 25
     REFILL = 0.1
+    FIRST_PROBE, LAST_PROBE, GROWTH = 0.1, 1.5, 1.6
+    """Seconds from one probe to the next: at first, at most, and the factor in between."""
 
-    def __init__(self) -> None:
-        self._tokens = self.CAPACITY
+    def __init__(self, budget: int) -> None:
+        self._budget = float(budget)
+        self._tokens = self._budget
+        self._is_probing = False
+        self._interval = self.FIRST_PROBE
+        self._probe_at = 0.0
+        self.is_open: bool = False
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether the next retry will be refused."""
-        return self._tokens < 1
-
-    def take(self) -> bool:
-        """Ask for a retry."""
-        if self.is_empty:
+    def may_retry(self, now: float) -> bool:
+        """Whether a retry may be sent now."""
+        if not self.is_open:
+            if self._tokens >= 1:
+                self._tokens -= 1
+                return True
+            self.is_open, self._interval, self._probe_at = True, self.FIRST_PROBE, now
+        if self._is_probing or now < self._probe_at:
             return False
-        self._tokens -= 1
+        self._is_probing = True
         return True
 
-    def give_back(self, retries: int) -> None:
-        """Tell of a call that succeeded after so many retries."""
-        self._tokens = min(self.CAPACITY, self._tokens + (retries or self.REFILL))
+    def succeeded(self, retries: int) -> None:
+        """A call succeeded after this number of retries, or the server said why it won't do it."""
+        if self.is_open:
+            self.is_open = self._is_probing = False
+            self._tokens = self._budget
+        self.give_back(retries or self.REFILL)
+
+    def give_back(self, retries: float) -> None:
+        """A call needs its retries no more."""
+        self._tokens = min(self._budget, self._tokens + retries)
+
+    def failed(self, now: float) -> None:
+        """A retry failed, or was given up before it had an answer."""
+        if self._is_probing:
+            self._is_probing = False
+            self._interval = min(self.LAST_PROBE, self._interval * self.GROWTH)
+            self._probe_at = now + self._interval
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -152,7 +194,7 @@ def decide(
         time_left: Until the deadline, or until the policy gives up, in seconds.
         chance: Where jitter comes from.
     """
-    again: set[Fault] = {Fault.NOT_SENT, Fault.REFUSED}
+    again: set[Fault] = {Fault.NOT_SENT, Fault.REFUSED, Fault.LIMITED}
     if fault not in again | ({Fault.UNCERTAIN} if idempotent else again):
         return Verdict(None, "sending it again would not help, or is not safe")
     if tries >= policy.tries:
@@ -160,7 +202,11 @@ def decide(
     asked = retry_after or 0.0
     if asked >= time_left:
         return Verdict(None, f"the time left is shorter than the {asked:.3g} s that must be waited")
-    # What was asked for gets a little jitter on top, but a small or past one is no reason to hurry.
+    # What was asked for gets a little jitter on top, but a small or past one is no reason to hurry. From
+    # the second retry on at least half of the ceiling is waited, so that all tries of a call together
+    # outlast a short outage.
     ceiling, share = policy.ceiling(tries), chance.random()
+    if tries > 1:
+        share = 0.5 + share / 2
     wait = max(asked + share * min(ceiling, asked / 4), share * ceiling)
     return Verdict(min(wait, max(asked, time_left * 0.99)))

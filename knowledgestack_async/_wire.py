@@ -62,9 +62,11 @@ class Priority(IntEnum):
 
     PROBE = 0
     """Asks whether the server is there; goes even where no slot is free."""
-    URGENT = 1
-    NORMAL = 2
-    BACKGROUND = 3
+    OUTCOME = 1
+    """Reports what came of a run; has slots beside those of all others."""
+    URGENT = 2
+    NORMAL = 3
+    BACKGROUND = 4
 
 
 class Secret:

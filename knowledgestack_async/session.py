@@ -19,6 +19,7 @@ import aiohttp
 import attrs
 import msgspec
 
+from ._checks import check_count
 from ._clock import Clock, MonotonicClock
 from ._codec import decode_json, encode_json, load_long_way
 from ._dialects import Dialect, Target
@@ -26,7 +27,7 @@ from ._engine import Done, Engine
 from ._governor import Governor
 from ._hearing import Hearing
 from ._negotiation import Negotiation, Page
-from ._retry import Chance, RetryPolicy
+from ._retry import Chance, CircuitBreaker, RetryPolicy, load_backoff
 from ._settings import (
     DEFAULT_BASE_URL,
     ApiKey,
@@ -120,6 +121,8 @@ class Session:
         retry: How calls are sent again.
         max_in_flight: The most requests in flight at a time; how many are allowed below that adapts
             to what the server takes.
+        retry_budget: How many retries may be outstanding before the circuit breaker opens: then all
+            retries of the session are held but for one probe at a time, until something succeeds.
         rate: The most requests a second; None for no such limit.
         client_session: An aiohttp session to use instead of one of our own. It is never closed here,
             and it brings its own cookies, proxies, ``.netrc`` and middlewares; a connection of its
@@ -152,6 +155,7 @@ class Session:
         headers: Mapping[str, str] | None = None,
         retry: RetryPolicy | None = None,
         max_in_flight: int = 100,
+        retry_budget: int = CircuitBreaker.BUDGET,
         rate: float | None = None,
         client_session: aiohttp.ClientSession | None = None,
         trace_configs: Sequence[aiohttp.TraceConfig] = (),
@@ -162,6 +166,7 @@ class Session:
         chance: Chance | None = None,
     ) -> None:
         load_long_way()
+        load_backoff()
         key, sealed = seal(api_key), None if headers is None else SealedHeaders(headers)
         del api_key, headers  # so that no error's frame shows them
         self._options = call_options(key, timeout, deadline, sealed, retry)
@@ -190,6 +195,7 @@ class Session:
             negotiation=self._negotiation,
             clock=self.clock,
             chance=self.chance,
+            budget=check_count(retry_budget, "retry_budget", least=0),
         )
         self._core = _Core(engine, transport, governor)
         self._is_view = False
@@ -309,8 +315,8 @@ class Session:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether the retry budget is used up, so that calls fail at their first try."""
-        return self._core.engine.budget.is_empty
+        """Whether the circuit breaker is open, so that retries are held."""
+        return self._core.engine.breaker.is_open
 
     def cooling_for(self) -> float:
         """The seconds left of the pause that the server asked for; 0 if none."""

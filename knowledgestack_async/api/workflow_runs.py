@@ -150,7 +150,7 @@ def callback_call(
         accepted=lambda _answer: WorkflowCallbackResponse(),
         body=encode_json(body),
         effect=True,
-        priority=Priority.URGENT,
+        priority=Priority.OUTCOME,
         own_connection=True,
         credential=credential,
         exempt=True,
