@@ -100,6 +100,8 @@ class _Alarm:
 
     GRAIN = 0.01
     """Where many are due one after the other, they are looked at together, so many seconds apart."""
+    LATE, GRACE = 0.05, 0.25
+    """When it goes off this much too late, the loop didn't run: what came meanwhile is read first."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -122,8 +124,12 @@ class _Alarm:
         self._rings_at = when
 
     def _ring(self) -> None:
-        self._timer, self._rings_at = None, inf
         now = self.loop.time()
+        late = now - self._rings_at
+        self._timer, self._rings_at = None, inf
+        if late > self.LATE:
+            self._set(now + min(late, self.GRACE))
+            return
         for block in [block for block in self._running if block.due_at <= now]:
             self._running.discard(block)
             block.interrupt()

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from . import errors
-from ._clock import Clock
+from ._clock import Clock, Interruption
 from ._codec import DecodeError
 from ._dialects import Dialect, Route, Target
 from ._governor import CoolingDown, Governor, Slot
@@ -38,7 +38,7 @@ from ._wire import (
     names_missing_thing,
     read_retry_after,
 )
-from .errors import RequestError
+from .errors import RequestError, SessionError
 
 __all__ = ["Done", "Engine"]
 
@@ -90,9 +90,22 @@ class _Progress(msgspec.Struct):
         return Done(value, self.doubted, self.tries, answer.request_id)
 
 
+class _Closed(Exception):
+    """The session was closed meanwhile."""
+
+
+class _Nap(Interruption):
+    """The wait for a retry."""
+
+    __slots__ = ()
+    ends_with = _Closed
+
+
 class Engine:
     """Runs calls: takes a slot, tries, decides whether to try again, and tells what came of it."""
 
+    FRESH_FOR, MOST_KEYS = 1.0, 3
+    """A key that a function gave is asked for again where the wait for a slot took longer, in seconds."""
     MOST_MOVES = 2
     """How often a call is sent again after a 404 that names nothing."""
     MOST_TURNS = 12
@@ -119,6 +132,7 @@ class Engine:
         self.breaker = CircuitBreaker(budget)
         self.given_keys = GivenKeys()
         self.tasks: set[asyncio.Task[Any]] = set()
+        self._naps: set[_Nap] = set()
         self._finding: dict[object, asyncio.Task[None]] = {}
         self.requests = 0
         self.retries = 0
@@ -138,10 +152,10 @@ class Engine:
             while True:
                 dialect, target, outcome = await self._attempt(call, options, progress, problem)
                 if not isinstance(outcome, Problem):
-                    self.breaker.succeeded(progress.retries)
+                    self.breaker.succeeded(call.key, progress.retries)
                     return outcome
                 problem = outcome
-                self._tell_breaker(problem, progress)
+                self._tell_breaker(call, problem, progress)
                 if problem.answer is not None and problem.answer.status == 404:
                     if names_missing_thing(problem.answer):
                         if progress.doubted and call.gone is not None:
@@ -152,14 +166,14 @@ class Engine:
                 progress.doubted |= problem.fault in {Fault.UNCERTAIN, Fault.ODD}
         finally:
             if progress.is_probe:
-                self.breaker.failed(self._clock.now())
+                self.breaker.failed(call.key, self._clock.now())
 
-    def _tell_breaker(self, problem: Problem, progress: _Progress) -> None:
+    def _tell_breaker(self, call: Call[Any], problem: Problem, progress: _Progress) -> None:
         """What the server has a reason to say no to shows that it is there, too."""
         if problem.fault in {Fault.DENIED, Fault.QUOTA, Fault.LIMITED}:
-            self.breaker.succeeded(0)
+            self.breaker.succeeded(call.key, 0)
         elif progress.is_probe:
-            self.breaker.failed(self._clock.now())
+            self.breaker.failed(call.key, self._clock.now())
         progress.is_probe = False
 
     async def _attempt(
@@ -170,12 +184,7 @@ class Engine:
         problem: Problem | None,
     ) -> tuple[Dialect, Target, Done[T] | Problem]:
         """One try, from its key on; a second one where the first was ended by us."""
-        # Before the slot: what a key function waits for may need one.
-        credential = await self._find_credential(call, options, progress)
-        slot = self._take_slot(progress)
-        if slot is None:
-            waiting = self._wait_for_slot(call, options, progress, problem)
-            slot = await self._wait_permitted(call, progress, waiting)
+        credential, slot = await self._find_credential_and_slot(call, options, progress, problem)
         if progress.give_up_at == FOREVER and options.deadline is None:
             progress.give_up_at = self._clock.now() + options.retry.give_up_after
         try:
@@ -195,6 +204,28 @@ class Engine:
         finally:
             self._governor.release(slot)
         return dialect, target, outcome
+
+    async def _find_credential_and_slot(
+        self,
+        call: Call[Any],
+        options: CallOptions,
+        progress: _Progress,
+        problem: Problem | None,
+    ) -> tuple[Secret, Slot]:
+        """The key first, for what its function waits for may need a slot; anew if that took long."""
+        keys_left = self.MOST_KEYS
+        while True:
+            keys_left -= 1
+            asked_at = self._clock.now()
+            credential = await self._find_credential(call, options, progress)
+            slot = self._take_slot(progress)
+            if slot is None:
+                waiting = self._wait_for_slot(call, options, progress, problem)
+                slot = await self._wait_permitted(call, progress, waiting)
+            is_given = isinstance(call.credential or options.key, Secret)
+            if is_given or not keys_left or self._clock.now() - asked_at < self.FRESH_FOR:
+                return credential, slot
+            self._governor.release(slot)
 
     def _take_slot(self, progress: _Progress) -> Slot | None:
         """A slot that is free; waiting for one takes time, even where there is one."""
@@ -219,6 +250,13 @@ class Engine:
             except TimeoutError:
                 cooling = 0.0
             except CoolingDown as error:
+                if not error.is_pause and problem is None:
+                    target = call.target(self._negotiation.dialect)
+                    raise errors.TooManyRequests(
+                        f"the server refused everything for {error.seconds:.3g} s",
+                        **call_facts(call, target, progress.tries),
+                        hint="Nothing was sent. Lower max_in_flight or rate, or try again later.",
+                    ) from None
                 cooling = error.seconds
         target = call.target(self._negotiation.dialect)
         if problem is not None:
@@ -349,6 +387,9 @@ class Engine:
             # While others get through, it is a matter of time, which has its own bound.
             progress.excused += self._governor.successes > progress.successes >= 0
             progress.successes = self._governor.successes
+            if self._governor.refused_for() >= options.retry.give_up_after:
+                why = "the server refuses everything"
+                raise self._error(call, target, progress, problem, why=why)
         retry_after = problem.retry_after
         while True:
             verdict = decide(
@@ -362,17 +403,39 @@ class Engine:
             )
             if verdict.wait is None:
                 raise self._error(call, target, progress, problem, why=verdict.reason)
-            await self._wait_permitted(call, progress, self._clock.sleep(verdict.wait))
+            await self._wait_permitted(call, progress, self._sleep(verdict.wait))
             if call.exempt or problem.fault is Fault.LIMITED:
                 break
-            if self.breaker.may_retry(self._clock.now()):
-                progress.retries += 1
-                progress.is_probe = self.breaker.is_open
+            if self.breaker.may_retry(call.key, self._clock.now()):
+                progress.is_probe = self.breaker.is_probing(call.key)
+                progress.retries += not progress.is_probe
                 break
             # The server fails for all: this try is not sent, and counts as one that failed.
             progress.held += 1
             retry_after = None
         self.retries += 1
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait for a retry, but no longer than until the session is closed.
+
+        Raises:
+            SessionError: It was closed.
+        """
+        nap = _Nap()
+        try:
+            with nap:
+                self._naps.add(nap)
+                await self._clock.sleep(seconds)
+        except _Closed:
+            raise SessionError("the session was closed while this call waited") from None
+        finally:
+            self._naps.discard(nap)
+
+    def close(self) -> None:
+        """End what waits for a slot or a retry."""
+        self._governor.close()
+        for nap in self._naps:
+            nap.interrupt()
 
     async def _wait_permitted(
         self, call: Call[Any], progress: _Progress, waiting: Coroutine[Any, Any, R]

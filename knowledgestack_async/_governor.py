@@ -21,11 +21,17 @@ __all__ = ["CoolingDown", "Governor", "Slot"]
 
 
 class CoolingDown(Exception):
-    """The server's pause is longer than the call may wait; ``seconds`` are left of it."""
+    """The server's pause is longer than the call may wait, or it refused everything for so long.
 
-    def __init__(self, seconds: float) -> None:
+    Attributes:
+        seconds: How long the pause is still, or how long it refused everything.
+        is_pause: Which of both.
+    """
+
+    def __init__(self, seconds: float, *, is_pause: bool) -> None:
         super().__init__(seconds)
         self.seconds = seconds
+        self.is_pause = is_pause
 
 
 class Slot(msgspec.Struct, frozen=True, eq=False, gc=False):
@@ -67,8 +73,8 @@ class Governor:
     """After a cool-down the first slots are handed out over so many seconds, not all at once."""
     LONGEST_PAUSE = 3600.0
     """After so long the server is asked again, whatever it said: one odd answer is no end."""
-    TURNS = 8
-    """Of so many slots one goes to each of the two lowest priorities, if any of it waits."""
+    LOW_TURN, NORMAL_TURN = 8, 16
+    """Every eighth slot goes to the lowest priority, and every sixteenth to a normal one, if any waits."""
     RESERVED = 8
     """Slots beside the limit, for outcomes that must go out."""
     FIRST_THROTTLE, LAST_THROTTLE = 0.2, 2.0
@@ -106,7 +112,7 @@ class Governor:
         self._tickets = 0
         self._throttle = 0.0
         self._throttled_at = 0.0
-        self._succeeded_at = float("-inf")
+        self._refuses_since: float | None = None
         self._waker: asyncio.Task[None] | None = None
         self._closed = False
         self._held: set[Slot] = set()
@@ -134,6 +140,10 @@ class Governor:
     def cooling_for(self) -> float:
         """The seconds left of the pause that the server asked for; 0 if none."""
         return max(0.0, self._cool_until - self._clock.now())
+
+    def refused_for(self) -> float:
+        """The seconds for which the server limits the rate and has let nothing through."""
+        return 0.0 if self._refuses_since is None else self._clock.now() - self._refuses_since
 
     def busy_for(self) -> float:
         """The seconds so far in which anything was in flight."""
@@ -231,7 +241,7 @@ class Governor:
     def answered(self) -> None:
         """The server answered in good order: the limit may grow, if it is what held us back."""
         self.successes += 1
-        self._succeeded_at = self._clock.now()
+        self._refuses_since = None
         self._throttle *= 0.8
         if len(self._held) >= int(self._limit) or any(self._queues):
             grown = 1 / self._limit if self._pushed_back else 1.0
@@ -246,6 +256,8 @@ class Governor:
             limited: Whether it limits the rate: then there is a pause in any case.
         """
         now = self._clock.now()
+        if limited and self._refuses_since is None:
+            self._refuses_since = now
         if limited and not retry_after and slot.since >= self._throttled_at:
             longer = max(self.FIRST_THROTTLE, self._throttle * 2)
             self._throttle = min(self.LAST_THROTTLE, longer)
@@ -268,12 +280,13 @@ class Governor:
 
     def _turn_away(self, now: float) -> None:
         """Those who wait are told what those are told who come now."""
-        cooling = self.cooling_for()
+        cooling, refused_for = self.cooling_for(), self.refused_for()
         for queue in self._queues:
             for waiter in queue:
-                refused_for = now - max(waiter.since, self._succeeded_at)
-                if max(cooling, refused_for) >= waiter.patience and not waiter.slot.done():
-                    waiter.slot.set_exception(CoolingDown(max(cooling, refused_for)))
+                longest = max(cooling, refused_for)
+                if longest >= waiter.patience and not waiter.slot.done():
+                    error = CoolingDown(longest, is_pause=longest == cooling)
+                    waiter.slot.set_exception(error)
 
     def close(self) -> None:
         """Turn everybody away who still waits."""
@@ -337,11 +350,11 @@ class Governor:
             has_reserve = self._has_room(self.RESERVED)
             queues = queues[: Priority.OUTCOME + 1] if has_reserve else queues[: Priority.PROBE + 1]
         else:
-            turn = self._granted % self.TURNS
-            if turn == self.TURNS - 1:
+            if self._granted % self.LOW_TURN == self.LOW_TURN - 1:
                 queues = queues[::-1]
-            elif turn == self.TURNS // 2 - 1:
-                queues = (queues[Priority.NORMAL], *queues)
+            elif self._granted % self.NORMAL_TURN == self.NORMAL_TURN // 4 - 1:
+                first = Priority.OUTCOME + 1
+                queues = (*queues[:first], queues[Priority.NORMAL], *queues[first:])
         for queue in queues:
             while queue:
                 waiter = heappop(queue)

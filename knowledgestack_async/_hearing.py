@@ -24,6 +24,7 @@ class Hearing:
         self._of_all = Pulse()
         self._of_what_goes_once = Pulse()
         self.lost_before: float = float("-inf")
+        self._resumed_at = float("-inf")
 
     @property
     def was_heard(self) -> bool:
@@ -36,7 +37,9 @@ class Hearing:
         now = self._clock.now()
         pulses = ((self._of_all, False), (self._of_what_goes_once, True))
         return any(
-            pulse.is_silent(now, self._transport.oldest(self.lost_before, once=once))
+            pulse.is_silent(
+                now, self._transport.oldest(self.lost_before, once=once), self._resumed_at
+            )
             for pulse, once in pulses
         )
 
@@ -45,6 +48,10 @@ class Hearing:
         self._of_all.heard(now, took)
         if once:
             self._of_what_goes_once.heard(now, took)
+
+    def resumed(self) -> None:
+        """We didn't run for a while, so nothing was heard: that is no silence of the server's."""
+        self._resumed_at = self._clock.now()
 
     def hang_up(self, before: float) -> None:
         """Send again what waits since before then and may be sent again: at once, each call once.

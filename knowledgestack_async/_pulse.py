@@ -24,9 +24,15 @@ class Pulse:
         self.heard_at = now
         self._slowest = max(took, self._slowest * self.FADING)
 
-    def is_silent(self, now: float, asked_at: float | None) -> bool:
-        """Whether the answer to what was asked then, the oldest that waits for one, is overdue."""
+    def is_silent(self, now: float, asked_at: float | None, resumed_at: float) -> bool:
+        """Whether the answer to what was asked then, the oldest that waits for one, is overdue.
+
+        Args:
+            now: The time.
+            asked_at: When it was asked; None if nothing is.
+            resumed_at: When we ran again after a time in which we didn't, and heard nothing.
+        """
         if asked_at is None:
             return False
-        since = asked_at if self.heard_at is None else max(self.heard_at, asked_at)
+        since = max(asked_at, resumed_at, asked_at if self.heard_at is None else self.heard_at)
         return now - since >= max(self.SHORTEST, self.FACTOR * self._slowest)

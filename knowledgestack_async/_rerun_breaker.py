@@ -142,9 +142,12 @@ class Breaker:
     async def look_out(self) -> None:
         """Notice when the server goes silent: what hangs then would be waited for until it times out."""
         while self.stopped_by is None:
+            looked_at = self._clock.now()
             with suppress(TimeoutError):
                 async with self._clock.timeout(self.LOOK_EVERY):
                     await self._stopped.wait()
+            if self._clock.now() - looked_at > 2 * self.LOOK_EVERY:
+                self._hearing.resumed()
             self._note_lost()
             if self._hearing.is_silent:
                 await self.pause("the server has gone silent")

@@ -118,39 +118,47 @@ class CircuitBreaker:
     """Closed, it lets retries through as long as the retry budget lasts; open, one probe at a time.
 
     A retry takes a token and a retry that succeeds gives it back, so noise costs nothing. When none is
-    left, many calls have failed and few have succeeded since: the server is away. Then retries are
-    held, all but one now and then, and whatever succeeds closes it for all.
+    left, many calls have failed and few have succeeded since: then the retries of the route that wants
+    one more are held, all but one now and then, and the first success there closes it for all.
     """
 
-    BUDGET = 25
+    BUDGET = 20
     REFILL = 0.1
     FIRST_PROBE, LAST_PROBE, GROWTH = 0.1, 1.5, 1.6
     """Seconds from one probe to the next: at first, at most, and the factor in between."""
+    SHARE_OF_OUTAGE, SHARE_OF_PROBE = 1 / 12, 3
+    """A long outage is probed less often, and one in which probes take long."""
 
     def __init__(self, budget: int) -> None:
-        self._budget = float(budget)
-        self._tokens = self._budget
-        self._is_probing = False
-        self._interval = self.FIRST_PROBE
-        self._probe_at = 0.0
-        self.is_open: bool = False
+        self._budget = self._tokens = float(budget)
+        self._open: dict[object, _Outage] = {}
 
-    def may_retry(self, now: float) -> bool:
+    @property
+    def is_open(self) -> bool:
+        """Whether the retries of any route are held."""
+        return bool(self._open)
+
+    def may_retry(self, route: object, now: float) -> bool:
         """Whether a retry may be sent now."""
-        if not self.is_open:
+        outage = self._open.get(route)
+        if outage is None:
             if self._tokens >= 1:
                 self._tokens -= 1
                 return True
-            self.is_open, self._interval, self._probe_at = True, self.FIRST_PROBE, now
-        if self._is_probing or now < self._probe_at:
+            outage = self._open[route] = _Outage(now, now, self.FIRST_PROBE)
+        if outage.probing_since is not None or now < outage.probe_at:
             return False
-        self._is_probing = True
+        outage.probing_since = now
         return True
 
-    def succeeded(self, retries: int) -> None:
+    def is_probing(self, route: object) -> bool:
+        """Whether the retry that was let through is a probe."""
+        outage = self._open.get(route)
+        return outage is not None and outage.probing_since is not None
+
+    def succeeded(self, route: object, retries: int) -> None:
         """A call succeeded after this number of retries, or the server said why it won't do it."""
-        if self.is_open:
-            self.is_open = self._is_probing = False
+        if self._open.pop(route, None) is not None:
             self._tokens = self._budget
         self.give_back(retries or self.REFILL)
 
@@ -158,12 +166,23 @@ class CircuitBreaker:
         """A call needs its retries no more."""
         self._tokens = min(self._budget, self._tokens + retries)
 
-    def failed(self, now: float) -> None:
-        """A retry failed, or was given up before it had an answer."""
-        if self._is_probing:
-            self._is_probing = False
-            self._interval = min(self.LAST_PROBE, self._interval * self.GROWTH)
-            self._probe_at = now + self._interval
+    def failed(self, route: object, now: float) -> None:
+        """A probe failed, or was given up before it had an answer."""
+        outage = self._open.get(route)
+        if outage is not None and outage.probing_since is not None:
+            took, outage.probing_since = now - outage.probing_since, None
+            longest = max(self.LAST_PROBE, (now - outage.since) * self.SHARE_OF_OUTAGE)
+            outage.interval = min(longest, outage.interval * self.GROWTH)
+            outage.probe_at = now + max(outage.interval, took * self.SHARE_OF_PROBE)
+
+
+class _Outage(msgspec.Struct):
+    """A route whose retries are held."""
+
+    since: float
+    probe_at: float
+    interval: float
+    probing_since: float | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True):

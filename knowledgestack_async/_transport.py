@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import selectors
 import zlib
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
@@ -129,6 +130,16 @@ async def _no_silent_resend(
         raise _Disconnected(type(error).__name__) from None
 
 
+def _is_readable(transport: asyncio.BaseTransport | None) -> bool:
+    """Whether something lies in an idle connection's socket: its end, mostly, that the loop didn't read yet."""
+    sock = None if transport is None else transport.get_extra_info("socket")
+    if sock is None or sock.fileno() < 0:
+        return False
+    with selectors.DefaultSelector() as selector:
+        selector.register(sock.fileno(), selectors.EVENT_READ)
+        return bool(selector.select(0))
+
+
 class _WatchedConnector(aiohttp.TCPConnector):
     """Tells the try that it has a connection: one, so that aiohttp doesn't send it again by itself.
 
@@ -156,7 +167,10 @@ class _WatchedConnector(aiohttp.TCPConnector):
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
             is_reused = protocol in self._handed_out
-            if protocol is None or not (is_reused and protocol.should_close):
+            is_once = progress is not None and progress.once
+            if protocol is None or not is_reused:
+                break
+            if not (protocol.should_close or (is_once and _is_readable(connection.transport))):
                 break
             connection.close()
         if protocol is not None and progress is not None:  # pragma: no branch - both always are

@@ -44,6 +44,10 @@ class Hearing(Protocol):
         """What was sent before then and still waits will hardly be answered."""
         ...
 
+    def resumed(self) -> None:
+        """We didn't run for a while, so nothing was heard."""
+        ...
+
     def hang_up(self, before: float) -> None:
         """Send again what waits since before then, where that does no harm."""
         ...

@@ -206,6 +206,11 @@ class Call(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     exempt: bool = False
     permit: Permit | None = None
 
+    @property
+    def key(self) -> object:
+        """What tells its route from others, as far as their failures are told apart."""
+        return self.method, self.route, self.priority is Priority.OUTCOME
+
     def __repr__(self) -> str:
         return f"<Call: {self.method} {self.route or ''}>"
 

@@ -353,7 +353,7 @@ class Session:
     ) -> None:
         core = self._core
         core.is_closed = True
-        core.governor.close()
+        core.engine.close()
         try:
             for closable in [*core.closables.values(), *core.shared.values()]:
                 await closable.close()

@@ -9,7 +9,6 @@ import pytest
 from yarl import URL
 
 import knowledgestack_async as ks
-from knowledgestack_async._dialects import GENERATIONS
 from knowledgestack_async._filters import ListFilters
 from support import KEY
 
@@ -143,12 +142,17 @@ async def test_a_walk_says_what_is_wrong(sandbox, session, filters, problem):
     assert sandbox.requests == []
 
 
-async def test_a_time_at_the_end_of_time_is_no_fence(session):
+@pytest.mark.parametrize("end", [datetime.min, datetime.max])
+async def test_items_at_the_ends_of_time_are_filtered_as_all_others(session, end):
     item = (await ks.list_ingestion_workflows(session)).items[0]
-    last = datetime.max.replace(tzinfo=UTC)
-    filters = ListFilters.checked()
-    assert filters.fenced(attrs.evolve(item, created_at=last), GENERATIONS[3]) is filters
-    assert filters.fenced(item, GENERATIONS[3]) != filters
+    moment, noon = end.replace(tzinfo=UTC), datetime(2026, 5, 1, 12, tzinfo=UTC)
+    shown = attrs.evolve(item, created_at=moment, last_state_update_timestamp=None)
+    is_late = moment > noon
+    for name in ("created", "updated"):
+        assert ListFilters.checked(**{f"{name}_after": moment}).keeps(shown)
+        assert not ListFilters.checked(**{f"{name}_before": moment}).keeps(shown)
+        assert ListFilters.checked(**{f"{name}_after": noon}).keeps(shown) is is_late
+        assert ListFilters.checked(**{f"{name}_before": noon}).keeps(shown) is not is_late
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The three generations as data: where their routes are, how they page, which one spoke."""
+"""The four generations as data: where their routes are, how they page, which one spoke."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from urllib.parse import parse_qsl
@@ -19,8 +19,24 @@ from knowledgestack_async._dialects import (
 DOCUMENTED, OFFSET, UNFILTERED, SYSTEM_JOBS = GENERATIONS
 
 
-def page(**envelope):
-    return ks.PaginatedResponse(items=(), total=0, **envelope)
+WITHOUT_FILTERS = (DOCUMENTED, OFFSET, UNFILTERED)
+
+
+def item(**named):
+    moment = datetime(2026, 5, 1, tzinfo=UTC)
+    return ks.WorkflowSummaryResponse(
+        workflow_id="w",
+        document_id="d",
+        document_version_id="v",
+        status=ks.IngestionStatus.FAILED,
+        last_run_timestamp=moment,
+        created_at=moment,
+        **named,
+    )
+
+
+def page(*items, **envelope):
+    return ks.PaginatedResponse(items=items, total=len(items), **envelope)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +44,7 @@ def page(**envelope):
     [
         (DOCUMENTED, "/v1/workflows"),
         (OFFSET, "/v1/workflows"),
+        (UNFILTERED, "/v1/system-jobs"),
         (SYSTEM_JOBS, "/v1/system-jobs"),
     ],
 )
@@ -41,9 +58,15 @@ def test_each_route_is_where_its_generation_has_it(dialect, prefix):
 
 def test_only_the_current_generation_reruns_in_bulk():
     assert SYSTEM_JOBS.paths[Route.BULK_RERUN] == "/v1/system-jobs/document_versions/bulk-rerun"
-    assert [dialect.bulk_limit for dialect in GENERATIONS] == [None, None, 200]
-    assert all(Route.BULK_RERUN not in dialect.paths for dialect in (DOCUMENTED, OFFSET))
-    assert [dialect.largest_window for dialect in GENERATIONS] == [100, 100, 100]
+    assert [dialect.bulk_limit for dialect in GENERATIONS] == [None, None, None, 200]
+    assert all(Route.BULK_RERUN not in dialect.paths for dialect in WITHOUT_FILTERS)
+    assert [dialect.largest_window for dialect in GENERATIONS] == [100] * 4
+
+
+def test_only_the_current_generation_has_filters_an_order_and_names_of_documents():
+    assert [dialect for dialect in GENERATIONS if dialect.filters] == [SYSTEM_JOBS]
+    assert [dialect for dialect in GENERATIONS if dialect.newest_last] == [SYSTEM_JOBS]
+    assert [dialect for dialect in GENERATIONS if dialect.names_documents] == [SYSTEM_JOBS]
 
 
 @pytest.mark.parametrize(
@@ -54,6 +77,7 @@ def test_only_the_current_generation_reruns_in_bulk():
         (DOCUMENTED, 45, 20, "page=3&page_size=20"),
         (OFFSET, 0, 20, "offset=0&limit=20"),
         (OFFSET, 45, 100, "offset=45&limit=100"),
+        (UNFILTERED, 45, 7, "offset=45&limit=7"),
         (SYSTEM_JOBS, 45, 1, "offset=45&limit=1"),
     ],
 )
@@ -86,7 +110,7 @@ def test_every_filter_is_sent_to_a_server_that_has_it():
     )
 
 
-@pytest.mark.parametrize("dialect", [DOCUMENTED, OFFSET])
+@pytest.mark.parametrize("dialect", WITHOUT_FILTERS)
 def test_no_filter_is_sent_to_a_server_that_has_none(dialect):
     assert dialect.list_target(0, 5, EVERY_FILTER) == dialect.list_target(0, 5, {})
 
@@ -97,10 +121,14 @@ def test_newest_first_needs_no_query():
 
 def test_a_dialect_is_found_by_its_name():
     assert [dialect_named(dialect.name) for dialect in GENERATIONS] == list(GENERATIONS)
-    assert [dialect.name for dialect in GENERATIONS] == ["documented", "offset", "system-jobs"]
-    with pytest.raises(
-        ks.ConfigurationError, match="'auto', 'documented', 'offset', 'system-jobs'"
-    ):
+    assert [dialect.name for dialect in GENERATIONS] == [
+        "documented",
+        "offset",
+        "system-jobs-unfiltered",
+        "system-jobs",
+    ]
+    known = "'auto', 'documented', 'offset', 'system-jobs-unfiltered', 'system-jobs'; not 'latest'"
+    with pytest.raises(ks.ConfigurationError, match=known):
         dialect_named("latest")
 
 
@@ -136,16 +164,57 @@ def test_a_numbered_window_holds_the_item_that_it_was_asked_for(start, size):
     assert by_number
 
 
+BY_NUMBER = {"page": 1, "page_size": 20}
+BY_OFFSET = {"offset": 0, "limit": 20}
+
+
+@pytest.mark.parametrize("known", GENERATIONS)
+@pytest.mark.parametrize("items", [(), (item(),), (item(document_name="a.pdf"),)])
+@pytest.mark.parametrize("asked", [DOCUMENTED, OFFSET])
+@pytest.mark.parametrize(("envelope", "spoken"), [(BY_NUMBER, DOCUMENTED), (BY_OFFSET, OFFSET)])
+def test_the_envelope_tells_which_of_the_older_generations_spoke(
+    asked, envelope, spoken, items, known
+):
+    assert spoken_dialect(asked, page(*items, **envelope), known) is spoken
+
+
+@pytest.mark.parametrize("known", GENERATIONS)
+@pytest.mark.parametrize("asked", [UNFILTERED, SYSTEM_JOBS])
 @pytest.mark.parametrize(
-    ("asked", "by_number", "spoken"),
+    ("items", "spoken"),
     [
-        (DOCUMENTED, True, DOCUMENTED),
-        (DOCUMENTED, False, OFFSET),
-        (OFFSET, True, DOCUMENTED),
-        (OFFSET, False, OFFSET),
-        (SYSTEM_JOBS, False, SYSTEM_JOBS),
-        (SYSTEM_JOBS, True, SYSTEM_JOBS),  # no known generation; so it is not taken for another
+        ([item()], UNFILTERED),
+        ([item(materialized_path="/a.pdf")], UNFILTERED),
+        ([item(document_name="a.pdf", is_active_version=True)], SYSTEM_JOBS),
+        ([item(document_name="a.pdf")], SYSTEM_JOBS),
+        ([item(document_name="")], SYSTEM_JOBS),
+        ([item(is_active_version=True)], SYSTEM_JOBS),
+        ([item(is_active_version=False)], SYSTEM_JOBS),
+        ([item(), item(), item(document_name="a.pdf")], SYSTEM_JOBS),
+        ([item(document_name="a.pdf"), item()], SYSTEM_JOBS),
     ],
 )
-def test_the_envelope_tells_which_generation_spoke(asked, by_number, spoken):
-    assert spoken_dialect(asked, by_number=by_number) is spoken
+def test_items_tell_which_of_the_later_generations_spoke(asked, items, spoken, known):
+    assert spoken_dialect(asked, page(*items, **BY_OFFSET), known) is spoken
+
+
+@pytest.mark.parametrize("asked", [UNFILTERED, SYSTEM_JOBS])
+@pytest.mark.parametrize(
+    ("known", "spoken"),
+    [
+        (UNFILTERED, UNFILTERED),
+        (SYSTEM_JOBS, SYSTEM_JOBS),
+        # Where nothing is known of that path, the one that can less.
+        (DOCUMENTED, UNFILTERED),
+        (OFFSET, UNFILTERED),
+    ],
+)
+def test_a_page_without_items_leaves_what_is_known(asked, known, spoken):
+    assert spoken_dialect(asked, page(**BY_OFFSET), known) is spoken
+
+
+@pytest.mark.parametrize("known", GENERATIONS)
+@pytest.mark.parametrize("asked", [UNFILTERED, SYSTEM_JOBS])
+def test_an_envelope_that_no_generation_has_is_not_taken_for_another(asked, known):
+    for items in ((), (item(),), (item(document_name="a.pdf"),)):
+        assert spoken_dialect(asked, page(*items, **BY_NUMBER), known) is asked

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import attrs
 import pytest
 
 import knowledgestack_async as ks
@@ -112,8 +113,9 @@ def test_the_wire_names_only_what_was_asked_for():
 def test_what_a_server_cannot_do_is_a_clear_error(asked):
     filters = ListFilters.checked(**asked)
     filters.check_honoured(SYSTEM_JOBS)
-    for dialect in (DOCUMENTED, OFFSET):
-        with pytest.raises(ks.ConfigurationError, match=f"{next(iter(asked))} can't be honoured"):
+    for dialect in (DOCUMENTED, OFFSET, UNFILTERED):
+        told = f"{next(iter(asked))} can't be honoured: a server of the generation '{dialect.name}'"
+        with pytest.raises(ks.ConfigurationError, match=told):
             filters.check_honoured(dialect)
 
 
@@ -149,26 +151,12 @@ def test_what_the_items_tell_is_honoured_by_all(dialect):
         ({"name_like": "zzz"}, item(), True),
     ],
 )
-@pytest.mark.parametrize("dialect", [DOCUMENTED, OFFSET])
-def test_an_items_own_fields_decide_here(asked, shown, kept, dialect):
-    assert ListFilters.checked(**asked).keeps(shown, dialect) is kept
-    assert ListFilters.checked(**asked).keeps(shown, SYSTEM_JOBS)
+def test_an_items_own_fields_decide_here_whatever_the_server_can(asked, shown, kept):
+    assert ListFilters.checked(**asked).keeps(shown) is kept
 
 
-def test_the_walk_is_fenced_just_past_its_first_item_where_the_server_can():
-    fenced = ListFilters.checked(status="failed").fenced(item(created=NOON), SYSTEM_JOBS)
-    assert fenced.created_before == NOON + timedelta(microseconds=1)
-    assert fenced.statuses == {"failed"}
-    for dialect in (DOCUMENTED, OFFSET):
-        unfenced = ListFilters.checked()
-        assert unfenced.fenced(item(), dialect) is unfenced
-
-
-def test_a_fence_never_widens_what_was_asked_for():
-    asked = ListFilters.checked(created_before=NOON - MINUTE)
-    assert asked.fenced(item(created=NOON), SYSTEM_JOBS) == asked
-
-
-def test_a_walk_from_the_oldest_needs_no_fence():
-    asked = ListFilters.checked(oldest_first=True)
-    assert asked.fenced(item(), SYSTEM_JOBS) is asked
+def test_what_items_dont_tell_keeps_them_all():
+    filters = ListFilters.checked(
+        name_like="x", latest_version_only=True, uploader_user_id="u-1", oldest_first=True
+    )
+    assert filters.keeps(attrs.evolve(item(), document_name="y", is_active_version=False))

@@ -52,7 +52,8 @@ async def test_it_starts_modest_and_grows_while_it_is_what_holds_calls_back(cloc
 
 
 async def test_it_never_hands_out_more_than_the_pool_has(clock):
-    assert governor_of(clock, ceiling=50, pool_size=7).limit == 7
+    assert governor_of(clock, ceiling=50, pool_size=3).limit == 3
+    assert governor_of(clock, ceiling=50, pool_size=7).limit == 6  # one is kept for outcomes
     assert governor_of(clock, ceiling=5, pool_size=0).limit == 5
 
 
