@@ -35,6 +35,8 @@ from ._wire import (
     Misdelivered,
     Secret,
     Withdrawn,
+    excerpt,
+    is_foreign,
     names_missing_thing,
     read_retry_after,
 )
@@ -191,9 +193,7 @@ class Engine:
             # Only now that there is a slot: it may have been learned meanwhile.
             dialect = self._negotiation.dialect
             target = call.target(dialect)
-            send = partial(
-                self._try_once, call, options, dialect, target, credential, progress
-            )
+            send = partial(self._try_once, call, options, dialect, target, credential, progress)
             outcome = await send(slot)
             # Tested, but Python 3.11 doesn't trace what an interruption resumes.
             if isinstance(outcome, Problem) and outcome.hung_up:  # pragma: no cover
@@ -348,10 +348,14 @@ class Engine:
     def _read_failure(
         self, call: Call[T], failure: Failure, progress: _Progress
     ) -> Done[T] | Problem:
-        if failure.answer is not None and call.accepted is not None:
-            return progress.done(call.accepted(failure.answer), failure.answer)
-        if failure.untrusted:
-            return Problem(Fault.UNTRUSTED, failure.reason)
+        head = failure.answer
+        if head is not None and call.accepted is not None and not is_foreign(head):
+            return progress.done(call.accepted(head), head)
+        if failure.is_final and not failure.sent:
+            return Problem(Fault.UNTRUSTED, failure.reason, hint=failure.hint, cause=failure.cause)
+        if failure.is_final:
+            shown = None if head is None else without_secrets(progress.secrets, head)
+            return Problem(Fault.ODD, failure.reason, shown, cause=failure.cause)
         fault = Fault.UNCERTAIN if failure.sent else Fault.NOT_SENT
         return Problem(fault, failure.reason, hung_up=failure.hung_up)
 
@@ -571,6 +575,12 @@ def _read_body(
     answer: Answer,
     progress: _Progress,
 ) -> Done[T] | Problem:
+    if call.effect and is_foreign(answer):
+        # Whoever sent that page, it is not the API, which may never have seen the request.
+        answer.discard()
+        kind = excerpt(answer.headers.get("Content-Type", "")) or "text/html"
+        reason = f"the answer is another server's page ({kind})"
+        return Problem(Fault.UNCERTAIN, reason, without_secrets(progress.secrets, answer))
     try:
         return progress.done(call.read(answer, dialect), answer)
     except Misdelivered as error:

@@ -276,9 +276,9 @@ class Governor:
                 self._cool_until = until
                 self._gate = max(self._gate, until)
                 self._ramp = int(self._limit)
-        self._turn_away(now)
+        self._turn_away()
 
-    def _turn_away(self, now: float) -> None:
+    def _turn_away(self) -> None:
         """Those who wait are told what those are told who come now."""
         cooling, refused_for = self.cooling_for(), self.refused_for()
         for queue in self._queues:
@@ -349,12 +349,11 @@ class Governor:
                 return None
             has_reserve = self._has_room(self.RESERVED)
             queues = queues[: Priority.OUTCOME + 1] if has_reserve else queues[: Priority.PROBE + 1]
-        else:
-            if self._granted % self.LOW_TURN == self.LOW_TURN - 1:
-                queues = queues[::-1]
-            elif self._granted % self.NORMAL_TURN == self.NORMAL_TURN // 4 - 1:
-                first = Priority.OUTCOME + 1
-                queues = (*queues[:first], queues[Priority.NORMAL], *queues[first:])
+        elif self._granted % self.LOW_TURN == self.LOW_TURN - 1:
+            queues = queues[::-1]
+        elif self._granted % self.NORMAL_TURN == self.NORMAL_TURN // 4 - 1:
+            first = Priority.OUTCOME + 1
+            queues = (*queues[:first], queues[Priority.NORMAL], *queues[first:])
         for queue in queues:
             while queue:
                 waiter = heappop(queue)

@@ -32,6 +32,10 @@ class Problem(msgspec.Struct, frozen=True):
     json_path: str | None = None
     hung_up: bool = False
     """Whether it was us who didn't wait any longer."""
+    hint: str = ""
+    """What to do about it, where that isn't plain from the fault."""
+    cause: Exception | None = None
+    """What something of the user's raised."""
 
 
 def without_secrets(secrets: Collection[object], answer: Answer) -> Answer:
@@ -65,7 +69,10 @@ def _without_escaped(secret: Secret, body: bytes) -> bytes:
         parsed = decode_json(body)
     except DecodeError:
         return body
-    hidden = _hide_in_json(secret, parsed)
+    try:
+        hidden = _hide_in_json(secret, parsed)
+    except RecursionError:
+        return b""  # nested so deeply, it says nothing to anybody
     return body if hidden == parsed else encode_json(hidden)
 
 
@@ -111,6 +118,19 @@ def make_error(
         deadline_is_over: Whether it is given up for want of time.
         why: Why it is not tried again.
     """
+    error = _make_error(call, facts, problem, doubted, deadline_is_over, why)
+    error.__cause__ = problem.cause
+    return error
+
+
+def _make_error(
+    call: Call[Any],
+    facts: dict[str, Any],
+    problem: Problem,
+    doubted: bool,
+    deadline_is_over: bool,
+    why: str,
+) -> RequestError:
     answer, fault = problem.answer, problem.fault
     if answer is not None:
         facts |= {"status": answer.status, "request_id": answer.request_id}
@@ -123,7 +143,7 @@ def make_error(
         )
     if answer is not None and answer.status >= 400:
         error = response_error(answer, problem.retry_after, **facts)
-        if fault is Fault.REFUSED:
+        if fault in {Fault.REFUSED, Fault.LIMITED}:
             error.hint = f"{error.hint} Not tried again: {why}."
         return error
     if fault is Fault.ODD:
@@ -140,7 +160,7 @@ def make_error(
         return errors.ConnectionLost(problem.reason, **facts, hint=f"Not tried again: {why}.")
     hint = "Check the base URL, and that the server can be reached from here."
     if fault is Fault.UNTRUSTED:
-        hint = "Check the server's certificate, or give ssl= a context that trusts it."
+        hint = problem.hint
     return errors.ConnectionFailed(problem.reason, **facts, hint=hint)
 
 

@@ -57,7 +57,7 @@ class Fault(Enum):
     """The server said no, and will say no again: any other 4xx."""
 
 
-_LASTING = frozenset({501, 505, 506, 508, 510, 511})
+_LASTING = frozenset({501, 505, 511})
 """Of the 5xx those that are the same the next time; a 5xx that nobody knows is as 500 is (RFC 9110, 15)."""
 
 

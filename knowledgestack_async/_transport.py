@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import selectors
-import zlib
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from ssl import SSLContext
@@ -17,6 +16,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from ._body import Body, UnreadableBody, codings_of
 from ._clock import Clock, Interruption
 from ._dialects import Target
 from ._version import __version__
@@ -24,9 +24,6 @@ from ._wire import Answer, Secret
 from .errors import ConfigurationError
 
 __all__ = ["Failure", "Transport", "TransportOptions"]
-
-BODY_LIMIT = 32 * 2**20
-CHUNK = 2**16
 
 # What every request says; where the pool is the user's, each request has to say it itself.
 COMMON_HEADERS: Mapping[str, str] = {
@@ -44,6 +41,13 @@ class TransportOptions(msgspec.Struct, frozen=True, kw_only=True):
     proxy: str | None = None
     ssl: SSLContext | bool | aiohttp.Fingerprint = True
 
+    @property
+    def pool_size(self) -> int:
+        """How many connections a user's pool has for one server; 0 for no limit."""
+        connector = None if self.client_session is None else self.client_session.connector
+        limits = [getattr(connector, name, 0) for name in ("limit", "limit_per_host")]
+        return min(filter(None, limits), default=0)
+
     def __repr__(self) -> str:
         return f"<TransportOptions: proxy {self.proxy is not None}, ssl {self.ssl}>"
 
@@ -57,6 +61,10 @@ class TransportOptions(msgspec.Struct, frozen=True, kw_only=True):
         _expect(self.trace_configs, list | tuple, "trace_configs")
         for one in self.trace_configs:
             _expect(one, aiohttp.TraceConfig, "each of trace_configs")
+        if self.client_session is not None and self.trace_configs:
+            raise ConfigurationError(
+                "trace_configs go with a pool of our own: give them to client_session instead"
+            )
         _expect(self.ssl, SSLContext | bool | aiohttp.Fingerprint, "ssl")
         if self.proxy is not None and not _is_proxy(self.proxy):
             raise ConfigurationError("proxy must look like http://host:port")
@@ -81,7 +89,11 @@ class Failure(msgspec.Struct, frozen=True):
 
     reason: str
     sent: bool
-    untrusted: bool = False
+    is_final: bool = False
+    """Whether it fails the next time as well, such as where the server can't prove who it is."""
+    hint: str = ""
+    cause: Exception | None = None
+    """What a middleware or a trace config of the user's raised."""
     hung_up: bool = False
     """Whether it was us who didn't wait any longer."""
     answer: Answer | None = None
@@ -91,10 +103,11 @@ class Failure(msgspec.Struct, frozen=True):
 class _Progress(Interruption):
     """How far one try got: from the moment it has its connection on, the server may see it."""
 
-    __slots__ = ("began", "connection", "is_reused", "once", "patient", "sent")
+    __slots__ = ("began", "connection", "head", "is_reused", "once", "patient", "sent")
 
     def __init__(self, began: float, *, sent: bool, once: bool, patient: bool) -> None:
         self.began = began
+        self.head: Answer | None = None
         self.once = once
         self.patient = patient
         self.sent = sent
@@ -131,13 +144,61 @@ async def _no_silent_resend(
 
 
 def _is_readable(transport: asyncio.BaseTransport | None) -> bool:
-    """Whether something lies in an idle connection's socket: its end, mostly, that the loop didn't read yet."""
+    """Whether something lies unread in an idle connection's socket: its end, mostly."""
     sock = None if transport is None else transport.get_extra_info("socket")
     if sock is None or sock.fileno() < 0:
         return False
     with selectors.DefaultSelector() as selector:
         selector.register(sock.fileno(), selectors.EVENT_READ)
         return bool(selector.select(0))
+
+
+def _for_a_given_session(
+    session: aiohttp.ClientSession, credential: Secret, *, once: bool
+) -> dict[str, Any]:
+    """What a request through a user's aiohttp session says itself, so that it means what ours means.
+
+    The session's own middlewares are around it; ours come first, so that one of them may change the
+    key, and last.
+    """
+
+    async def with_key(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        request.headers["Authorization"] = f"Bearer {credential.reveal()}"
+        return await handler(request)
+
+    own: Sequence[Any] = getattr(session, "_middlewares", ())
+    return {
+        "middlewares": (with_key, *own, *([_no_silent_resend] if once else [])),
+        "raise_for_status": False,
+        "timeout": aiohttp.ClientTimeout(total=None),
+    }
+
+
+def check_session(session: aiohttp.ClientSession) -> None:
+    """Make sure that a user's aiohttp session can be used on this loop.
+
+    Raises:
+        ConfigurationError: It can't.
+    """
+    if session.closed:
+        raise ConfigurationError("the aiohttp session given as client_session is closed")
+    if getattr(session, "_loop", None) is not asyncio.get_running_loop():
+        raise ConfigurationError(
+            "the aiohttp session given as client_session belongs to another event loop"
+        )
+    for name in session.headers:
+        if name.lower() in _FRAMING:
+            raise ConfigurationError(
+                f"client_session has the header {name}, which would change every request: take it out"
+            )
+
+
+_FRAMING = frozenset(
+    {"connection", "content-encoding", "content-length", "expect", "host", "te", "trailer"}
+    | {"transfer-encoding", "upgrade"}
+)
 
 
 class _WatchedConnector(aiohttp.TCPConnector):
@@ -202,8 +263,7 @@ class Transport:
         """
         given = self._options.client_session
         if given is not None:
-            if given.closed:
-                raise ConfigurationError("the aiohttp session given as client_session is closed")
+            check_session(given)
             self._pooled = self._single = given
             return
         self._pooled = self._make_session(_WatchedConnector(force_close=False))
@@ -256,8 +316,12 @@ class Transport:
                     )
         except TimeoutError:
             if progress.was_interrupted:
-                return Failure("the server had gone silent", progress.sent, hung_up=True)
-            return Failure(f"no answer within {timeout:.3g} s", progress.sent)
+                reason = "the server had gone silent"
+                return Failure(reason, progress.sent, hung_up=True, answer=progress.head)
+            reason = f"no whole answer within {timeout:.3g} s"
+            if progress.head is None:
+                reason = f"no answer within {timeout:.3g} s"
+            return Failure(reason, progress.sent, answer=progress.head)
         except asyncio.CancelledError as error:
             cancelled = error
         finally:
@@ -293,10 +357,15 @@ class Transport:
         if session is None:  # pragma: no cover - the governor turns calls away before that
             return Failure("the session is closed", sent=False)
         extra: dict[str, Any] = {}
-        if self._options.client_session is not None:
+        if self._options.client_session is None:
+            headers = {**headers, "Authorization": f"Bearer {credential.reveal()}"}
+        else:
+            if session.closed:
+                reason = "the aiohttp session given as client_session is closed"
+                return Failure(reason, sent=False, is_final=True)
             headers = {**COMMON_HEADERS, **headers}
             headers |= {"Connection": "close"} if own_connection else {}
-            extra = {"middlewares": (_no_silent_resend,)} if once else {}
+            extra = _for_a_given_session(session, credential, once=once)
         response: aiohttp.ClientResponse | None = None
         content: bytes | None = None
         try:
@@ -304,38 +373,73 @@ class Transport:
                 method,
                 self._url(target),
                 data=body,
-                headers={**headers, "Authorization": f"Bearer {credential.reveal()}"},
+                headers=headers,
                 allow_redirects=False,
                 auto_decompress=False,
                 proxy=self._options.proxy,
                 ssl=self._options.ssl,
                 **extra,
             )
+            progress.head = Answer(response.status, response.headers, b"")
             content = await self._read(response)
             return Answer(
                 response.status, response.headers, content, progress.discard, progress.is_reused
             )
-        except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
-            reason = f"TLS failed with {self._server}: {_tls_reason(error)}"
-            return Failure(reason, sent=False, untrusted=True)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            return Failure(f"no connection to {self._server}: {_connect_reason(error)}", sent=False)
-        except TimeoutError:
-            raise
+        except TimeoutError as error:
+            if not isinstance(error, aiohttp.ServerTimeoutError):
+                raise
+            return self._explain(error, progress)
         except Exception as error:  # noqa: BLE001 - whatever it is, it may show the headers
-            head = None if response is None else Answer(response.status, response.headers, b"")
-            return Failure(_lost_reason(error), progress.sent, answer=head)
+            return self._explain(error, progress)
         finally:
             if response is not None and content is None:
                 response.close()
+
+    def _explain(self, error: Exception, progress: _Progress) -> Failure:
+        """Why there is no whole answer."""
+        if isinstance(error, UnreadableBody):
+            return Failure(str(error), sent=True, answer=progress.head, is_final=True)
+        if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+            return self._explain_connection(error)
+        if isinstance(error, aiohttp.ClientHttpProxyError):
+            # A proxy that says no says so again; one that can't now, or is pressed, may later.
+            is_final = error.status < 500 and error.status not in {408, 429}
+            reason = f"the proxy {self._proxy(error)} answered {error.status} to CONNECT"
+            return Failure(reason, sent=False, is_final=is_final, hint=_PROXY_HINT)
+        if _is_hooked_in(error):
+            reason = f"a middleware or trace config raised {type(error).__name__}"
+            return Failure(reason, progress.sent, is_final=True, hint=_HOOK_HINT, cause=error)
+        reason = _lost_reason(error)
+        if not progress.sent and self._options.proxy is not None:
+            reason = f"the proxy {self._proxy(error)} let nothing through: {reason}"
+        return Failure(reason, progress.sent, answer=progress.head)
+
+    def _explain_connection(self, error: Exception) -> Failure:
+        """Why there is no connection: nothing was sent."""
+        tls = (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError)
+        if isinstance(error, tls):
+            reason, hint = _tls_reason(error)
+            return Failure(
+                f"TLS failed with {self._server}: {reason}", sent=False, is_final=True, hint=hint
+            )
+        whom = self._server
+        if isinstance(error, aiohttp.ClientProxyConnectionError):
+            whom = f"the proxy {self._proxy(error)}"
+        return Failure(f"no connection to {whom}: {_connect_reason(error)}", sent=False)
+
+    def _proxy(self, error: Exception) -> str:
+        """The proxy's host and port, and never its password."""
+        if self._options.proxy is not None:
+            return URL(self._options.proxy).authority.rpartition("@")[2]
+        info = getattr(error, "request_info", None)
+        return str(getattr(error, "host", None) or (info and info.url.authority) or "")
 
     def _url(self, target: Target) -> URL:
         url = self._base_url.with_path(self._prefix + target.path, encoded=True)
         return URL(f"{url}?{target.query}", encoded=True) if target.query else url
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        encoding = response.headers.get("Content-Encoding")
-        body = _Body() if encoding is None else _CompressedBody(encoding)
+        body = Body(codings_of(response.headers.getall("Content-Encoding", ())))
         stream = response.content
         while not stream.at_eof():
             came = await stream.readany()
@@ -344,74 +448,18 @@ class Transport:
         return body.whole()
 
 
-class _Unreadable(Exception):
-    """A body that can't be taken in."""
-
-
-class _Body:
-    """A body as it comes in, up to a size."""
-
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self._left = BODY_LIMIT
-
-    def add(self, piece: bytes) -> None:
-        self._left -= len(piece)
-        if self._left < 0:
-            raise _Unreadable(f"the body is larger than {BODY_LIMIT >> 20} MiB")
-        self._pieces.append(piece)
-
-    def whole(self) -> bytes:
-        return b"".join(self._pieces)
-
-
-class _CompressedBody(_Body):
-    """The same, unpacked piece by piece; what follows a compressed stream must be another one."""
-
-    def __init__(self, encoding: str) -> None:
-        super().__init__()
-        self._encoding = encoding
-        self._inflate = _inflater(encoding)
-        self._packed_left = BODY_LIMIT
-
-    def add(self, piece: bytes) -> None:
-        self._packed_left -= len(piece)
-        if self._packed_left < 0:
-            raise _Unreadable(f"the body is larger than {BODY_LIMIT >> 20} MiB")
-        while piece:
-            if self._inflate is None:
-                super().add(piece)
-                return
-            if self._inflate.eof:
-                self._inflate = _inflater(self._encoding)
-            try:
-                unpacked = self._inflate.decompress(piece, CHUNK)
-            except zlib.error:
-                raise _Unreadable("the body can't be decompressed") from None
-            super().add(unpacked)
-            piece = self._inflate.unconsumed_tail or self._inflate.unused_data
-
-    def whole(self) -> bytes:
-        if self._inflate is not None and self._packed_left < BODY_LIMIT and not self._inflate.eof:
-            raise _Unreadable("the compressed body ends too soon")
-        return super().whole()
-
-
-def _inflater(encoding: str) -> Any:
-    match encoding.strip().lower():
-        case "" | "identity":
-            return None
-        case "gzip" | "x-gzip":
-            return zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-        case "deflate":
-            return zlib.decompressobj()
-        case _:
-            raise _Unreadable("the body is compressed in a way that was not asked for")
-
-
-def _tls_reason(error: Exception) -> str:
+def _tls_reason(error: Exception) -> tuple[str, str]:
+    """What went wrong, and what to do about it."""
+    if getattr(error.__cause__, "reason", "") in _PLAIN:
+        return "it doesn't speak TLS there", "Give base_url http:// if that is what it speaks."
     reason = getattr(getattr(error, "certificate_error", None), "verify_message", "")
-    return reason or "the server did not prove who it is"
+    hint = "Check the server's certificate, or give ssl= a context that trusts it."
+    return reason or "the server did not prove who it is", hint
+
+
+_PROXY_HINT = "Ask whoever runs the proxy, or give proxy= the user and the password that it wants."
+_HOOK_HINT = "What it raised is this error's cause."
+_PLAIN = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "UNEXPECTED_MESSAGE"}
 
 
 def _connect_reason(error: Exception) -> str:
@@ -423,10 +471,15 @@ def _connect_reason(error: Exception) -> str:
 
 
 def _lost_reason(error: Exception) -> str:
-    if isinstance(error, _Unreadable):
-        return str(error)
     if isinstance(error, aiohttp.ClientPayloadError):
         return "the answer was cut short"
     if isinstance(error, aiohttp.ClientResponseError):
+        if "bytes when reading" in error.message or "Too many headers" in error.message:
+            return "the answer's headers are too large, or too many"
         return "the answer is not HTTP"
     return "the connection was lost before the answer came"
+
+
+def _is_hooked_in(error: Exception) -> bool:
+    """Whether it comes from a middleware or a trace config, and not from the way to the server."""
+    return not isinstance(error, aiohttp.ClientError | OSError | EOFError | _Disconnected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import IntEnum
 from hashlib import sha256
@@ -34,6 +35,8 @@ __all__ = [
     "check_credential",
     "check_id",
     "excerpt",
+    "http_date",
+    "is_foreign",
     "is_quota_refusal",
     "list_reader",
     "model_reader",
@@ -404,21 +407,37 @@ def read_retry_after(headers: Mapping[str, str], wall_clock: float) -> float | N
 
     A date is read against the answer's own ``Date``, so that a clock that is wrong here doesn't matter.
     """
-    text = headers.get("Retry-After", "").strip()
-    try:
+    asked = [_seconds_in(text, headers, wall_clock) for text in _all_of(headers, "Retry-After")]
+    return max((seconds for seconds in asked if seconds is not None), default=None)
+
+
+def _all_of(headers: Mapping[str, str], name: str) -> list[str]:
+    """The values of a header, each of a list and of a header that comes twice."""
+    getall = getattr(headers, "getall", None)
+    found: list[str] = [headers.get(name, "")] if getall is None else getall(name, [])
+    return [text for value in found for text in [value, *value.split(", ")]]
+
+
+def _seconds_in(text: str, headers: Mapping[str, str], wall_clock: float) -> float | None:
+    if _NUMBER.fullmatch(text.strip()):
         seconds = float(text)
-    except ValueError:
-        until = _http_date(text)
-        if until is None:
-            return None
-        sent = _http_date(headers.get("Date", ""))
-        return max(0.0, until - (wall_clock if sent is None else sent))
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+        return seconds if math.isfinite(seconds) else None
+    until = http_date(text)
+    if until is None:
+        return None
+    sent = http_date(headers.get("Date", ""))
+    return max(0.0, until - (wall_clock if sent is None else sent))
 
 
-def _http_date(text: str) -> float | None:
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?")
+
+
+def http_date(text: str) -> float | None:
+    """A date of HTTP in seconds since 1970, in any of its forms; None where it is none."""
     try:
-        return parsedate_to_datetime(text).timestamp()
+        moment = parsedate_to_datetime(text)
+        # All forms are in UTC (RFC 9110, 5.6.7); without a zone, or with -0000, it parses as naive.
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None
 
@@ -440,6 +459,7 @@ _HINTS: Mapping[int, str] = {
     403: "This key may not do that; ask for the right, or use another key.",
     404: "Check the id, and that the key may see it.",
     409: "Read its state first: what it is in doesn't allow this.",
+    407: "A proxy on the way wants a user and a password: give them in proxy=.",
     422: "The server names the fields above.",
     429: "Slow down: lower max_in_flight or rate.",
     500: "The server failed; try again later, and tell its support the request id.",
@@ -494,6 +514,25 @@ def names_missing_thing(answer: Answer) -> bool:
     """Whether a 404 is the API's own word about the thing, and not a proxy's or an unrouted path's."""
     detail = _error_body(answer).get("detail")
     return isinstance(detail, str) and detail not in {"", _NO_ROUTE}
+
+
+def is_foreign(answer: Answer) -> bool:
+    """Whether a success is another server's page, such as a proxy's or a login's: not JSON by its type."""
+    kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    body = answer.body.lstrip()
+    if not kind:
+        return body.startswith(b"<")
+    if kind == "text/json" or kind.endswith(("/json", "+json")):
+        return False
+    if not body:
+        return answer.headers.get("Content-Length", "") not in {"", "0"} or (
+            "Transfer-Encoding" in answer.headers
+        )
+    try:
+        decode_json(answer.body)
+    except DecodeError:
+        return True
+    return False
 
 
 def is_quota_refusal(answer: Answer) -> bool:

@@ -18,6 +18,7 @@ from weakref import WeakValueDictionary
 import aiohttp
 import attrs
 import msgspec
+from multidict import CIMultiDict
 
 from ._checks import check_count
 from ._clock import Clock, MonotonicClock
@@ -84,7 +85,10 @@ class SessionStats:
 
 @attrs.frozen(kw_only=True)
 class RawResponse:
-    """What ``Session.request`` gives: the status, the headers, and the body's JSON (None if empty)."""
+    """What ``Session.request`` gives: the status, the headers, and the body's JSON (None if empty).
+
+    The headers' names are found in any case; one that came several times is there several times.
+    """
 
     status: int
     headers: Mapping[str, str]
@@ -180,12 +184,11 @@ class Session:
         self.clock: Clock = clock or MonotonicClock()
         self.chance: Chance = chance or random.Random()
         self._negotiation = Negotiation(dialect, self.clock)
-        pool_size = getattr(client_session and client_session.connector, "limit", 0)
         governor = Governor(
             clock=self.clock,
             chance=self.chance,
             ceiling=max_in_flight,
-            pool_size=pool_size,
+            pool_size=way.pool_size,
             rate=rate,
         )
         transport = Transport(self._base_url, way, self.clock)
@@ -509,8 +512,8 @@ def _checked_body(json: object) -> bytes:
 
 def _read_raw(answer: Answer, _dialect: Dialect) -> RawResponse:
     json = decode_json(answer.body) if answer.body else None
-    return RawResponse(status=answer.status, headers=dict(answer.headers), json=json)
+    return RawResponse(status=answer.status, headers=CIMultiDict(answer.headers), json=json)
 
 
 def _accepted_raw(answer: Answer) -> RawResponse:
-    return RawResponse(status=answer.status, headers=dict(answer.headers), json=None)
+    return RawResponse(status=answer.status, headers=CIMultiDict(answer.headers), json=None)

@@ -142,10 +142,13 @@ async def test_a_walk_says_what_is_wrong(sandbox, session, filters, problem):
     assert sandbox.requests == []
 
 
-@pytest.mark.parametrize("end", [datetime.min, datetime.max])
-async def test_items_at_the_ends_of_time_are_filtered_as_all_others(session, end):
+ENDS_OF_TIME = [datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)]
+
+
+@pytest.mark.parametrize("moment", ENDS_OF_TIME)
+async def test_items_at_the_ends_of_time_are_filtered_as_all_others(session, moment):
     item = (await ks.list_ingestion_workflows(session)).items[0]
-    moment, noon = end.replace(tzinfo=UTC), datetime(2026, 5, 1, 12, tzinfo=UTC)
+    noon = datetime(2026, 5, 1, 12, tzinfo=UTC)
     shown = attrs.evolve(item, created_at=moment, last_state_update_timestamp=None)
     is_late = moment > noon
     for name in ("created", "updated"):

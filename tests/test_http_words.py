@@ -277,11 +277,11 @@ async def test_a_body_is_read_in_any_legal_coding(case):
 
 @pytest.mark.parametrize("case", ["deflate without its head", "gzip, gzip", "none", "x-gzip"])
 async def test_a_large_body_is_read_in_any_coding_piece_by_piece(case):
-    items = [{**SUMMARY, "workflow_id": f"w-{n}", "error": "é" * 2_000} for n in range(100)]
-    page = json.dumps({"items": items, **NUMBERED, "total": 100, "page_size": 100}).encode()
+    items = [{**SUMMARY, "workflow_id": f"w-{n}", "error": "é" * 2_000} for n in range(90)]
+    page = json.dumps({"items": items, **NUMBERED, "total": 90, "page_size": 100}).encode()
     async with raw_server(answering(coded(page, case))) as server:
         async with session_to(server, retry=ks.RetryPolicy(tries=1)) as session:
-            assert len(await ks.iter_ingestion_workflows(session)) == 100
+            assert len(await ks.iter_ingestion_workflows(session)) == 90
 
 
 @pytest.mark.parametrize("case", ["gzip", "deflate without its head", "gzip, gzip", "none"])

@@ -14,7 +14,7 @@ from knowledgestack_async._pulse import Pulse
 from knowledgestack_async._rerun_breaker import Breaker
 from knowledgestack_async._rerun_settings import RerunSettings
 from knowledgestack_async._rerun_supply import Supply
-from knowledgestack_async._retry import RetryBudget
+from knowledgestack_async._retry import CircuitBreaker
 from knowledgestack_async.sandbox import Fault
 from support import (
     KEY,
@@ -147,7 +147,7 @@ async def test_a_server_that_says_no_to_the_question_is_there(tmp_path):
 
 async def test_a_server_that_refuses_some_goes_on_getting_what_was_begun(tmp_path, monkeypatch):
     """An empty budget pauses a job; to hold back what is begun would only make it slow."""
-    monkeypatch.setattr(RetryBudget, "CAPACITY", 1.0)
+    monkeypatch.setattr(CircuitBreaker, "BUDGET", 1)
     meanwhile = 0
 
     def look(request):
@@ -300,16 +300,16 @@ async def test_slow_reruns_are_hardly_more_than_doubled_until_the_first_is_answe
 
 def test_a_silence_is_long_in_itself_and_beside_what_answers_take():
     pulse = Pulse()
-    assert not pulse.is_silent(1_000.0, None), "nothing is waited for"
-    assert not pulse.is_silent(102.9, 100.0)
-    assert pulse.is_silent(103.0, 100.0)
+    assert not pulse.is_silent(1_000.0, None, resumed_at=float("-inf")), "nothing is waited for"
+    assert not pulse.is_silent(102.9, 100.0, resumed_at=float("-inf"))
+    assert pulse.is_silent(103.0, 100.0, resumed_at=float("-inf"))
     pulse.heard(103.0, took=0.5)
-    assert not pulse.is_silent(105.9, 100.0)
-    assert pulse.is_silent(106.0, 100.0)
-    assert not pulse.is_silent(106.0, 103.1)
+    assert not pulse.is_silent(105.9, 100.0, resumed_at=float("-inf"))
+    assert pulse.is_silent(106.0, 100.0, resumed_at=float("-inf"))
+    assert not pulse.is_silent(106.0, 103.1, resumed_at=float("-inf"))
     pulse.heard(106.0, took=2.0)
-    assert not pulse.is_silent(113.9, 100.0)
-    assert pulse.is_silent(114.0, 100.0)
+    assert not pulse.is_silent(113.9, 100.0, resumed_at=float("-inf"))
+    assert pulse.is_silent(114.0, 100.0, resumed_at=float("-inf"))
 
 
 def test_a_slow_answer_is_forgotten_in_time():
@@ -317,7 +317,7 @@ def test_a_slow_answer_is_forgotten_in_time():
     pulse.heard(0.0, took=20.0)
     for _ in range(5_000):
         pulse.heard(0.0, took=0.1)
-    assert pulse.is_silent(3.0, 0.0)
+    assert pulse.is_silent(3.0, 0.0, resumed_at=float("-inf"))
 
 
 # What was in flight

@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TypeVar, cast
 from urllib.parse import quote
@@ -23,6 +22,7 @@ from .._wire import (
     Secret,
     check_credential,
     check_id,
+    http_date,
     model_reader,
     route_target,
     seal,
@@ -325,8 +325,5 @@ async def _read_with_age(session: Session, run_id: str) -> tuple[WorkflowRunResp
 def _age(run: WorkflowRunResponse, date: str) -> float:
     if run.started_at is None or run.status in _NOT_BEGUN:
         return 0.0
-    try:
-        now = parsedate_to_datetime(date)
-    except ValueError:
-        return 0.0
-    return max(0.0, now.timestamp() - run.started_at.timestamp())
+    now = http_date(date)
+    return 0.0 if now is None else max(0.0, now - run.started_at.timestamp())
