@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from .errors import ConfigurationError
 
-__all__ = ["check_callable", "check_count", "check_each", "check_seconds", "check_share"]
+__all__ = [
+    "check_callable",
+    "check_count",
+    "check_each",
+    "check_seconds",
+    "check_share",
+    "plain",
+]
 
 T = TypeVar("T")
 
@@ -24,12 +32,21 @@ def check_each(values: object, name: str, check: Callable[[object], T]) -> list[
     return [check(value) for value in cast("Iterable[object]", values)]
 
 
+def plain(text: str) -> str:
+    """What a text says: for a member of a ``(str, Enum)`` its value, whatever its ``str()`` is."""
+    return text if type(text) is str else str.__str__(text)
+
+
 def check_callable(value: Any, name: str) -> None:
-    """A function, or None.
+    """A function that isn't a coroutine function, or None.
 
     Raises:
         ConfigurationError: It is something else.
     """
+    if inspect.iscoroutinefunction(value) or (
+        callable(value) and inspect.iscoroutinefunction(type(value).__call__)
+    ):
+        raise ConfigurationError(f"{name} must be a plain function: nothing awaits what it gives")
     if value is not None and not callable(value):
         raise ConfigurationError(f"{name} must be a function, not {type(value).__name__}")
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from math import inf
 from types import TracebackType
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
-__all__ = ["Clock", "Interruption", "MonotonicClock"]
+__all__ = ["Clock", "Interruption", "MonotonicClock", "shielded"]
 
 
 class Clock(Protocol):
@@ -26,6 +28,21 @@ class Clock(Protocol):
     def timeout(self, seconds: float | None) -> AbstractAsyncContextManager[object]:
         """A block that is cancelled, and raises TimeoutError, after so long; never for None."""
         ...
+
+
+@contextmanager
+def shielded() -> Iterator[None]:
+    """A block that a scope of anyio's doesn't cancel again in each step of the loop.
+
+    asyncio cancels once, and a wait that goes on all the same may do so; anyio repeats it until its
+    scope is left, which would keep the processor busy.
+    """
+    scope: Any = getattr(sys.modules.get("anyio"), "CancelScope", None)
+    if scope is None:
+        yield
+        return
+    with scope(shield=True):
+        yield
 
 
 class Interruption:

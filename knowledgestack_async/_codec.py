@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
 from functools import cached_property, partial
 from itertools import repeat
+from math import isfinite
 from operator import attrgetter
 from types import ModuleType
 from typing import Any, TypeVar, cast, get_type_hints
@@ -20,6 +22,7 @@ import attrs
 import msgspec
 
 from . import models
+from ._checks import plain
 from .models import (
     PaginatedResponse,
     WireObject,
@@ -67,8 +70,43 @@ def decode_json(body: bytes) -> Any:
 
 
 def encode_json(value: object) -> bytes:
-    """A request's body."""
-    return msgspec.json.encode(value)
+    """A request's body.
+
+    Raises:
+        ValueError: JSON has no word for something in it, such as NaN, or bytes.
+        TypeError: It holds an object of an unknown kind.
+    """
+    return msgspec.json.encode(_as_json(value))
+
+
+_NO_JSON = (bytes, bytearray, memoryview, Decimal)
+
+
+def _as_json(value: Any) -> Any:
+    """A value in JSON's own kinds; what msgspec would turn into something else is an error."""
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, dict):
+        named = cast("Mapping[Any, Any]", value).items()
+        return {_as_name(name): _as_json(item) for name, item in named}
+    if isinstance(value, list | tuple):
+        return [*map(_as_json, cast("Iterable[Any]", value))]
+    if isinstance(value, float) and not isfinite(value):
+        raise ValueError(f"JSON has no word for {value}")
+    if isinstance(value, _NO_JSON):
+        raise TypeError(f"JSON has no word for {type(value).__name__}")
+    if value is None or isinstance(value, int | float):
+        return value
+    built: Any = msgspec.to_builtins(value, builtin_types=_NO_JSON)
+    return _as_json(built)
+
+
+def _as_name(name: object) -> str | int:
+    if isinstance(name, str):
+        return plain(name)
+    if isinstance(name, int) and not isinstance(name, bool):
+        return name
+    raise TypeError(f"a name in it is {name!r:.40}, and no text")
 
 
 def decode_model(body: bytes, model: type[ModelT]) -> ModelT:

@@ -20,6 +20,7 @@ __all__ = [
     "Paging",
     "Route",
     "Target",
+    "as_utc",
     "dialect_named",
     "spoken_dialect",
     "window_of",
@@ -95,13 +96,21 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         return Target(self.paths[Route.LIST_INGESTIONS], query)
 
 
+def as_utc(moment: datetime) -> datetime:
+    """A time in UTC; at the ends of the calendar, where there is none, the nearest that there is."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        return moment.replace(tzinfo=UTC)
+
+
 def _query_texts(value: Any) -> list[str]:
     if isinstance(value, frozenset):
         return sorted(map(str, cast("frozenset[str]", value)))
     if isinstance(value, bool):
         return [str(value).lower()]
     if isinstance(value, datetime):
-        return [value.astimezone(UTC).isoformat()]
+        return [as_utc(value).isoformat()]
     return [str(value)]
 
 
@@ -157,7 +166,7 @@ GENERATIONS = (
 """From the oldest on. Of two that only their items tell apart, the one that can less comes first."""
 
 
-def dialect_named(name: str) -> Dialect:
+def dialect_named(name: object) -> Dialect:
     """The dialect of that name.
 
     Raises:

@@ -40,7 +40,7 @@ from ._wire import (
     names_missing_thing,
     read_retry_after,
 )
-from .errors import RequestError, SessionError
+from .errors import KnowledgeStackError, RequestError, SessionError
 
 __all__ = ["Done", "Engine"]
 
@@ -159,16 +159,50 @@ class Engine:
                 problem = outcome
                 self._tell_breaker(call, problem, progress)
                 if problem.answer is not None and problem.answer.status == 404:
-                    if names_missing_thing(problem.answer):
-                        if progress.doubted and call.gone is not None:
-                            return Done(call.gone(), doubted=True, tries=progress.tries)
-                    elif await self._follows_route(call, options, dialect, target, progress):
+                    found = await self._read_404(
+                        call, options, dialect, target, progress, problem.answer
+                    )
+                    if isinstance(found, Done):
+                        return found
+                    if found:
                         continue
                 await self._wait_or_raise(call, options, target, progress, problem)
                 progress.doubted |= problem.fault in {Fault.UNCERTAIN, Fault.ODD}
+        except SessionError as error:
+            raise self._ended(call, progress, problem, error) from None
         finally:
             if progress.is_probe:
                 self.breaker.failed(call.key, self._clock.now())
+
+    def _ended(
+        self,
+        call: Call[Any],
+        progress: _Progress,
+        problem: Problem | None,
+        error: SessionError,
+    ) -> KnowledgeStackError:
+        """The error of a call that its session ended; one that may have acted is in doubt."""
+        may_have_acted = problem is not None and problem.fault in {Fault.UNCERTAIN, Fault.ODD}
+        if problem is None or not may_have_acted or not call.effect:
+            return error
+        target = call.target(self._negotiation.dialect)
+        return self._error(call, target, progress, problem, why="the session was closed")
+
+    async def _read_404(
+        self,
+        call: Call[T],
+        options: CallOptions,
+        dialect: Dialect,
+        target: Target,
+        progress: _Progress,
+        answer: Answer,
+    ) -> Done[T] | bool:
+        """What a 404 means besides its error: it is gone, as was wanted, or to be sent again."""
+        if not names_missing_thing(answer):
+            return await self._follows_route(call, options, dialect, target, progress)
+        if progress.doubted and call.gone is not None:
+            return Done(call.gone(), doubted=True, tries=progress.tries)
+        return False
 
     def _tell_breaker(self, call: Call[Any], problem: Problem, progress: _Progress) -> None:
         """What the server has a reason to say no to shows that it is there, too."""
@@ -292,7 +326,7 @@ class Engine:
         result = await self._transport.send(
             call.method,
             target,
-            options.headers if call.body is None else {**options.headers, **_JSON_BODY},
+            options.headers if call.body is None else options.headers.merged(_JSON_BODY),
             credential,
             body=call.body,
             timeout=min(options.timeout, max(0.0, progress.deadline_at - began)),

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import msgspec
 
+from ._checks import plain
 from ._dialects import Dialect
 from .errors import ConfigurationError
 from .models import IngestionStatus, WorkflowSummaryResponse
@@ -50,6 +51,8 @@ class ListFilters(msgspec.Struct, frozen=True, kw_only=True):
             ConfigurationError: One of them is wrong.
         """
         for name, value in others.items():
+            if isinstance(value, str):
+                others[name] = plain(value)
             if isinstance(value, datetime):
                 _check_time(value, name)
             if name.endswith(("_after", "_before")) and not isinstance(value, datetime | None):
@@ -131,14 +134,16 @@ def _checked_statuses(status: object) -> frozenset[str]:
     if isinstance(given, bytes) or not isinstance(given, Iterable):
         raise ConfigurationError(problem)
     words = [*cast("Iterable[object]", given)]
-    texts = [str(word) for word in words if isinstance(word, str) and word]
+    texts = [plain(word) for word in words if isinstance(word, str) and word]
     if not texts or len(texts) != len(words):
         raise ConfigurationError(problem)
     return frozenset(texts)
 
 
 def _checked_uploader(uploader: object) -> str | None:
-    if isinstance(uploader, str | UUID):
+    if isinstance(uploader, str):
+        return plain(uploader)
+    if isinstance(uploader, UUID):
         return str(uploader)
     if uploader is None:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 
+from ._checks import plain
 from ._clock import Clock
 from ._dialects import GENERATIONS, Dialect, Route, dialect_named, spoken_dialect
 from ._wire import Answer, Call, Priority, list_reader
@@ -34,7 +35,8 @@ class Negotiation:
     MIXED_FOR = 60.0
     """Seconds for which a server that answered as two generations is taken to be both."""
 
-    def __init__(self, name: str, clock: Clock) -> None:
+    def __init__(self, name: object, clock: Clock) -> None:
+        name = plain(name) if isinstance(name, str) else name
         self.is_fixed = name != "auto"
         self.dialect = dialect_named(name) if self.is_fixed else GENERATIONS[0]
         self.is_confirmed = self.is_fixed

@@ -7,22 +7,25 @@ import inspect
 import os
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, TypeAlias, cast
+from enum import Enum, auto
+from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 
-from ._checks import check_seconds
+from ._checks import check_seconds, plain
 from ._retry import RetryPolicy
 from ._wire import Secret, check_credential, seal
 from .errors import ConfigurationError, CredentialError
 
 __all__ = [
     "DEFAULT_BASE_URL",
+    "UNSET",
     "ApiKey",
     "CallOptions",
     "GivenKeys",
     "KeySource",
     "SealedHeaders",
+    "Unset",
     "call_options",
     "changed",
     "resolve_key",
@@ -64,8 +67,11 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
     key: KeySource
     timeout: float
     deadline: float | None
-    headers: Mapping[str, str]
+    headers: SealedHeaders
     retry: RetryPolicy
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("timeout", self.timeout), ("deadline", self.deadline), ("retry", self.retry)]
 
     def __repr__(self) -> str:
         return f"<CallOptions: timeout {self.timeout}, deadline {self.deadline}, {self.retry}>"
@@ -73,8 +79,32 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def identity(self) -> object:
         """What tells those apart who may see different things; a hash where there is a secret in it."""
-        key = self.key.fingerprint if isinstance(self.key, Secret) else self.key
-        return key, tuple(sorted(self.headers.items()))
+        key = self.key.fingerprint if isinstance(self.key, Secret) else _Same(self.key)
+        return key, self.headers.fingerprint
+
+
+class _Same:
+    """Equal for one and the same function, whether or not that can be hashed."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: object) -> None:
+        self._function = function
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self._function is other._function
+
+    def __hash__(self) -> int:
+        return id(self._function)
+
+
+class Unset(Enum):
+    """An option that isn't given, where None means something."""
+
+    UNSET = auto()
+
+
+UNSET: Final = Unset.UNSET
 
 
 def call_options(
@@ -99,7 +129,7 @@ def call_options(
         key=_checked_key(api_key),
         timeout=check_seconds(timeout, "timeout"),
         deadline=None if deadline is None else check_seconds(deadline, "deadline"),
-        headers={} if headers is None else _checked_headers(headers),
+        headers=_checked_headers(SealedHeaders({}) if headers is None else headers),
         retry=_checked_retry(retry or RetryPolicy()),
     )
 
@@ -109,11 +139,13 @@ def changed(
     *,
     api_key: KeySource | None,
     timeout: float | None,
-    deadline: float | None,
+    deadline: float | Unset | None,
     headers: SealedHeaders | None,
     retry: RetryPolicy | None,
 ) -> CallOptions:
     """The options with some of them changed; None leaves one as it is, headers are added.
+
+    A deadline that is None is taken off.
 
     Raises:
         ConfigurationError: One of them is wrong.
@@ -123,13 +155,10 @@ def changed(
         changes["key"] = _checked_key(api_key)
     if timeout is not None:
         changes["timeout"] = check_seconds(timeout, "timeout")
-    if deadline is not None:
-        changes["deadline"] = check_seconds(deadline, "deadline")
+    if not isinstance(deadline, Unset):
+        changes["deadline"] = None if deadline is None else check_seconds(deadline, "deadline")
     if headers is not None:
-        added = _checked_headers(headers)
-        replaced = set(map(str.lower, added))
-        kept = {k: value for k, value in options.headers.items() if k.lower() not in replaced}
-        changes["headers"] = kept | added
+        changes["headers"] = options.headers.merged(_checked_headers(headers).reveal())
     if retry is not None:
         changes["retry"] = _checked_retry(retry)
     return msgspec.structs.replace(options, **changes)
@@ -203,7 +232,20 @@ class SealedHeaders:
 
     def reveal(self) -> dict[str, str]:
         """The headers themselves."""
-        return dict(cast("Mapping[str, str]", self._headers))
+        given = cast("Mapping[str, str]", self._headers)
+        return {plain(name): plain(value) for name, value in given.items()}
+
+    def merged(self, others: Mapping[str, str]) -> SealedHeaders:
+        """These and others, which stand in the place of those of the same names."""
+        replaced = set(map(str.lower, others))
+        own = self.reveal().items()
+        return SealedHeaders({n: v for n, v in own if n.lower() not in replaced} | dict(others))
+
+    @property
+    def fingerprint(self) -> frozenset[bytes]:
+        """What tells headers from others, and doesn't tell them."""
+        named = self.reveal().items()
+        return frozenset(Secret(f"{name.lower()}: {value}").fingerprint for name, value in named)
 
 
 def _header_problem(name: object, value: object) -> str:
@@ -218,11 +260,11 @@ def _header_problem(name: object, value: object) -> str:
     return ""
 
 
-def _checked_headers(headers: SealedHeaders) -> dict[str, str]:
+def _checked_headers(headers: SealedHeaders) -> SealedHeaders:
     problem = headers.problem()
     if problem:
         raise ConfigurationError(problem)
-    return headers.reveal()
+    return headers
 
 
 def _checked_retry(retry: object) -> RetryPolicy:

@@ -94,7 +94,12 @@ def _read_time(value: Any, _: Any) -> datetime:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise _WrongValue(f"expected an ISO 8601 time, got {text[:40]!r}") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if moment.tzinfo:
+        return moment
+    try:
+        return msgspec.convert(f"{text}Z", models.AwareTime)
+    except msgspec.ValidationError:
+        return moment.replace(tzinfo=UTC)
 
 
 def _read_enum(value: Any, kind: type[OpenEnum]) -> OpenEnum:
@@ -126,7 +131,7 @@ def _read_object(kind: Any) -> Callable[[Any, Any], Any]:
 
 def _renamed(ours: str, theirs: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     def adapt(wire: dict[str, Any]) -> dict[str, Any]:
-        return {**wire, ours: wire[theirs]} if theirs in wire and ours not in wire else wire
+        return {**wire, ours: wire[theirs]} if theirs in wire and wire.get(ours) is None else wire
 
     return adapt
 
@@ -134,7 +139,7 @@ def _renamed(ours: str, theirs: str) -> Callable[[dict[str, Any]], dict[str, Any
 def _adapt_run(wire: dict[str, Any]) -> dict[str, Any]:
     wire = _renamed("status", "execution_state")(wire)
     trigger = wire.get("triggered_by")
-    if isinstance(trigger, dict) and "user_id" not in wire:
+    if isinstance(trigger, dict) and wire.get("user_id") is None:
         return {**wire, "user_id": cast("dict[str, Any]", trigger).get("user_id")}
     return wire
 

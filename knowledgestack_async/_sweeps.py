@@ -7,7 +7,7 @@ asks the live engine. Knows no HTTP: it is handed functions that fetch.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import MAXYEAR, datetime, timedelta
 from typing import Any, Protocol
 
 import msgspec
@@ -144,7 +144,7 @@ class IngestionReader(Reader[WorkflowSummaryResponse]):
             return []
         if self._counts.active is not None and self._counts.active == self._counts.all:
             return [{}]
-        changed = {} if self._newest is None else {"updated_after": self._newest - self.MARGIN}
+        changed = {} if self._newest is None else {"updated_after": self._before_newest()}
         return [{"status": ACTIVE}, changed, {}]
 
     def _pages(self, count: int | None) -> int:
@@ -164,7 +164,7 @@ class IngestionReader(Reader[WorkflowSummaryResponse]):
         first = await self._fetch(0, self.PAGE, filters)
         self._note(filters, first.total)
         self._deliver(first, deliver)
-        sweep = _Sweep(None if self._newest is None else self._newest - self.MARGIN)
+        sweep = _Sweep(None if self._newest is None else self._before_newest())
         if left is None:
             sweep.add(first)
         rest = range(first.size, first.total, first.size)
@@ -188,6 +188,15 @@ class IngestionReader(Reader[WorkflowSummaryResponse]):
             raise troubles[0]
         return sweep
 
+    def _before_newest(self) -> datetime | None:
+        """Since when to look for what has changed; at the beginning of the calendar, for all of it."""
+        if self._newest is None:
+            return None
+        try:
+            return self._newest - self.MARGIN
+        except OverflowError:
+            return self._newest
+
     def _note(self, filters: Mapping[str, Any], total: int) -> None:
         if not filters:
             self._counts.all = total
@@ -201,6 +210,9 @@ class IngestionReader(Reader[WorkflowSummaryResponse]):
     ) -> None:
         for item in window.items:
             changed = item.last_state_update_timestamp
-            if changed is not None and (self._newest is None or changed > self._newest):
+            if changed is None or changed.year >= MAXYEAR:  # an odd one would hide all that follow
+                continue
+            if self._newest is None or changed > self._newest:
                 self._newest = changed
+        for item in window.items:
             deliver(Observation(item.workflow_id, state=item))

@@ -6,11 +6,12 @@ import asyncio
 import os
 import selectors
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from ssl import SSLContext
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 import aiohttp
 import msgspec
@@ -38,7 +39,7 @@ class TransportOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     client_session: aiohttp.ClientSession | None = None
     trace_configs: Sequence[aiohttp.TraceConfig] = ()
-    proxy: str | None = None
+    proxy: Secret | None = None
     ssl: SSLContext | bool | aiohttp.Fingerprint = True
 
     @property
@@ -47,6 +48,9 @@ class TransportOptions(msgspec.Struct, frozen=True, kw_only=True):
         connector = None if self.client_session is None else self.client_session.connector
         limits = [getattr(connector, name, 0) for name in ("limit", "limit_per_host")]
         return min(filter(None, limits), default=0)
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("proxy", self.proxy is not None), ("ssl", self.ssl)]
 
     def __repr__(self) -> str:
         return f"<TransportOptions: proxy {self.proxy is not None}, ssl {self.ssl}>"
@@ -66,7 +70,7 @@ class TransportOptions(msgspec.Struct, frozen=True, kw_only=True):
                 "trace_configs go with a pool of our own: give them to client_session instead"
             )
         _expect(self.ssl, SSLContext | bool | aiohttp.Fingerprint, "ssl")
-        if self.proxy is not None and not _is_proxy(self.proxy):
+        if self.proxy is not None and not _is_proxy(self.proxy.reveal()):
             raise ConfigurationError("proxy must look like http://host:port")
 
 
@@ -76,12 +80,20 @@ def _expect(value: object, kind: Any, name: str) -> None:
         raise ConfigurationError(f"{name} must be {wanted}, not {type(value).__name__}")
 
 
-def _is_proxy(proxy: object) -> bool:
+def _is_proxy(proxy: str) -> bool:
     try:
-        parts = urlsplit(proxy) if isinstance(proxy, str) else None
-        return parts is not None and parts.scheme in {"http", "https"} and bool(parts.hostname)
+        parts = urlsplit(proxy)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname)
     except ValueError:
         return False
+
+
+class Revealable(Protocol):
+    """Headers that don't show themselves in a frame."""
+
+    def reveal(self) -> dict[str, str]:
+        """The headers themselves."""
+        ...
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -207,13 +219,28 @@ class _WatchedConnector(aiohttp.TCPConnector):
     And never an idle one on which something came unasked.
     """
 
-    def __init__(self, *, force_close: bool) -> None:
+    def __init__(self, owner: object, *, force_close: bool) -> None:
         # Slots are the governor's to hand out, so the pool has no limit of its own. Idle connections
         # are kept shorter than the servers keep them (uvicorn: 5 s), so that a request seldom meets
         # one that is just being closed.
         lifetime: dict[str, Any] = {} if force_close else {"keepalive_timeout": 4}
         super().__init__(limit=0, force_close=force_close, **lifetime)  # pyright: ignore[reportUnknownMemberType]
         self._handed_out: WeakSet[object] = WeakSet()
+        self._owner = ref(owner)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed; true where its owner went unclosed, which says so itself."""
+        return self._closed or self._owner() is None
+
+    def abandon(self) -> None:
+        """Close all connections at once, where nothing can be awaited any more."""
+        with suppress(RuntimeError):  # the event loop may be closed
+            self._close()
+
+    def __del__(self, _warnings: Any = None) -> None:
+        """The session that owns it says that it was not closed: aiohttp needn't say so too."""
+        self.abandon()
 
     async def connect(
         self,
@@ -266,8 +293,8 @@ class Transport:
             check_session(given)
             self._pooled = self._single = given
             return
-        self._pooled = self._make_session(_WatchedConnector(force_close=False))
-        self._single = self._make_session(_WatchedConnector(force_close=True))
+        self._pooled = self._make_session(_WatchedConnector(self, force_close=False))
+        self._single = self._make_session(_WatchedConnector(self, force_close=True))
 
     def _make_session(self, connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -278,6 +305,15 @@ class Transport:
             timeout=aiohttp.ClientTimeout(total=None),
             trace_configs=list(self._options.trace_configs),
         )
+
+    def abandon(self) -> None:
+        """Close what was opened, where nothing can be awaited any more."""
+        if self._options.client_session is None:
+            for session in filter(None, (self._pooled, self._single)):
+                connector = session.connector
+                session.detach()
+                if isinstance(connector, _WatchedConnector):
+                    connector.abandon()
 
     async def close(self) -> None:
         """Close what was opened; an aiohttp session that was given stays open."""
@@ -290,7 +326,7 @@ class Transport:
         self,
         method: str,
         target: Target,
-        headers: Mapping[str, str],
+        headers: Revealable,
         credential: Secret,
         *,
         body: bytes | None,
@@ -346,7 +382,7 @@ class Transport:
         self,
         method: str,
         target: Target,
-        headers: Mapping[str, str],
+        headers: Revealable,
         credential: Secret,
         body: bytes | None,
         own_connection: bool,
@@ -357,14 +393,10 @@ class Transport:
         if session is None:  # pragma: no cover - the governor turns calls away before that
             return Failure("the session is closed", sent=False)
         extra: dict[str, Any] = {}
-        if self._options.client_session is None:
-            headers = {**headers, "Authorization": f"Bearer {credential.reveal()}"}
-        else:
+        if self._options.client_session is not None:
             if session.closed:
                 reason = "the aiohttp session given as client_session is closed"
                 return Failure(reason, sent=False, is_final=True)
-            headers = {**COMMON_HEADERS, **headers}
-            headers |= {"Connection": "close"} if own_connection else {}
             extra = _for_a_given_session(session, credential, once=once)
         response: aiohttp.ClientResponse | None = None
         content: bytes | None = None
@@ -373,10 +405,10 @@ class Transport:
                 method,
                 self._url(target),
                 data=body,
-                headers=headers,
+                headers=self._headers(headers, credential, own_connection=own_connection),
                 allow_redirects=False,
                 auto_decompress=False,
-                proxy=self._options.proxy,
+                proxy=None if self._options.proxy is None else self._options.proxy.reveal(),
                 ssl=self._options.ssl,
                 **extra,
             )
@@ -395,6 +427,15 @@ class Transport:
             if response is not None and content is None:
                 response.close()
 
+    def _headers(
+        self, headers: Revealable, credential: Secret, *, own_connection: bool
+    ) -> dict[str, str]:
+        own = headers.reveal()
+        if self._options.client_session is None:
+            return own | {"Authorization": f"Bearer {credential.reveal()}"}
+        # Its key is set by a middleware, in the place of its own ``auth`` and ``.netrc``.
+        return {**COMMON_HEADERS, **own, **({"Connection": "close"} if own_connection else {})}
+
     def _explain(self, error: Exception, progress: _Progress) -> Failure:
         """Why there is no whole answer."""
         if isinstance(error, UnreadableBody):
@@ -408,7 +449,9 @@ class Transport:
             return Failure(reason, sent=False, is_final=is_final, hint=_PROXY_HINT)
         if _is_hooked_in(error):
             reason = f"a middleware or trace config raised {type(error).__name__}"
-            return Failure(reason, progress.sent, is_final=True, hint=_HOOK_HINT, cause=error)
+            cause = error.with_traceback(None)  # whose frames hold the headers
+            cause.__context__ = None
+            return Failure(reason, progress.sent, is_final=True, hint=_HOOK_HINT, cause=cause)
         reason = _lost_reason(error)
         if not progress.sent and self._options.proxy is not None:
             reason = f"the proxy {self._proxy(error)} let nothing through: {reason}"
@@ -430,7 +473,7 @@ class Transport:
     def _proxy(self, error: Exception) -> str:
         """The proxy's host and port, and never its password."""
         if self._options.proxy is not None:
-            return URL(self._options.proxy).authority.rpartition("@")[2]
+            return URL(self._options.proxy.reveal()).authority.rpartition("@")[2]
         info = getattr(error, "request_info", None)
         return str(getattr(error, "host", None) or (info and info.url.authority) or "")
 

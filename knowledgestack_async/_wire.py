@@ -16,8 +16,10 @@ from urllib.parse import quote, urlsplit
 from uuid import UUID
 
 import msgspec
+from yarl import URL
 
 from . import errors
+from ._checks import plain
 from ._codec import DecodeError, decode_json, decode_model, decode_summary_page
 from ._dialects import Dialect, Route, Target, window_of
 from .errors import ConfigurationError, FieldError, ResponseError
@@ -80,7 +82,7 @@ class Secret:
     __slots__ = ("_text",)
 
     def __init__(self, text: str) -> None:
-        self._text = text
+        self._text = plain(text)
 
     def __bool__(self) -> bool:
         return bool(self._text)
@@ -228,6 +230,7 @@ def check_id(value: object, what: str = "workflow_id") -> str:
         return str(value)
     if not isinstance(value, str):
         raise ConfigurationError(f"{what} must be a str or UUID, not {type(value).__name__}")
+    value = plain(value)
     if _PLAIN_ID.fullmatch(value) and value not in {".", ".."}:
         return value
     problem = ""
@@ -324,20 +327,41 @@ def read_bulk_answer(answer: Answer, _dialect: Dialect) -> tuple[frozenset[str],
     )
 
 
-def check_base_url(text: object, *, allow_plain_http: bool) -> str:
+def check_base_url(given: Secret | object, *, allow_plain_http: bool) -> str:
     """The base URL without its trailing slash; a path in it is kept as a prefix.
+
+    Args:
+        given: The URL, sealed: it may be a key that was given in its place.
+        allow_plain_http: Whether plain http to another machine is taken.
 
     Raises:
         ConfigurationError: It is not an http(s) URL, or has a user, query or fragment, or is plain
             http to another machine.
     """
-    if not isinstance(text, str):
-        raise ConfigurationError(f"base_url must be a str, not {type(text).__name__}")
-    problem = _base_url_problem(text, allow_plain_http=allow_plain_http)
+    if not isinstance(given, Secret):
+        raise ConfigurationError(f"base_url must be a str, not {type(given).__name__}")
+    url, problem = _read_base_url(given, allow_plain_http=allow_plain_http)
     if problem:
-        shown = excerpt(text.rpartition("@")[2].partition("?")[0])
-        raise ConfigurationError(f"base_url ('{shown}'): {problem}")
-    return text.rstrip("/")
+        raise ConfigurationError(f"base_url{problem}")
+    return url
+
+
+def _read_base_url(given: Secret, *, allow_plain_http: bool) -> tuple[str, str]:
+    """The URL as it goes out, in ASCII, and what is wrong with it; nothing if all is well."""
+    text = given.reveal()
+    problem = _base_url_problem(text, allow_plain_http=allow_plain_http)
+    if not problem:
+        try:
+            # A host goes out as IDNA has it, the rest percent-encoded (RFC 9110, 4.2; RFC 3986).
+            url = URL(text, encoded=True) if text.isascii() else URL(text)
+            _ = url.raw_host, url.port
+            return str(url).rstrip("/"), ""
+        except (ValueError, UnicodeError):
+            problem = "it must look like https://host or https://host/prefix"
+    # What doesn't look like a URL at all may be a key, and isn't shown.
+    looks_like_one = re.match(r"[a-z]+://", text, re.IGNORECASE) is not None
+    shown = excerpt(text.rpartition("@")[2].partition("?")[0]) if looks_like_one else ""
+    return "", f" ('{shown}'): {problem}" if shown else f": {problem}"
 
 
 def _base_url_problem(text: str, *, allow_plain_http: bool) -> str:
@@ -352,6 +376,8 @@ def _base_url_problem(text: str, *, allow_plain_http: bool) -> str:
         problem = "it has spaces or control characters in it"
     elif parts.scheme not in {"http", "https"} or not host:
         problem = "it must look like https://host or https://host/prefix"
+    elif "\\" in text or not _is_one_host(parts.netloc):
+        problem = "its host can be read in two ways"
     elif parts.username is not None or parts.password is not None:
         problem = "it must not hold a user or password; the key is given as api_key"
     elif "?" in text or "#" in text:
@@ -361,6 +387,12 @@ def _base_url_problem(text: str, *, allow_plain_http: bool) -> str:
     elif parts.scheme == "http" and not allow_plain_http and not _is_loopback(host):
         problem = "plain http would show the key on the way; use https, or allow_plain_http=True"
     return problem
+
+
+def _is_one_host(netloc: str) -> bool:
+    """Whether an address in brackets is all of the host."""
+    host = netloc.rpartition("@")[2]
+    return "[" not in host or re.fullmatch(r"\[[^\[\]]+\](:[0-9]*)?", host) is not None
 
 
 def _is_loopback(host: str) -> bool:

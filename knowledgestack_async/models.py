@@ -218,8 +218,8 @@ class WorkflowRunSnapshot(WireObject):
     instructions: tuple[PathSnapshot, ...] | None = None
     outputs: tuple[PathSnapshot, ...] | None = None
     template: PathSnapshot | None = None
-    instruction: Any = None
-    inputs: Any = None
+    instruction: Any = attrs.field(default=None, hash=False)
+    inputs: Any = attrs.field(default=None, hash=False)
     user_message: str | None = None
 
 

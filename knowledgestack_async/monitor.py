@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import weakref
 from collections.abc import (
     AsyncIterable,
@@ -18,7 +19,7 @@ from typing import Any, Self, TypeVar, cast
 from uuid import UUID
 
 from ._baseline import Baseline
-from ._checks import check_count
+from ._checks import check_count, plain
 from .errors import ConfigurationError, DeadlineExceeded, KnowledgeStackError, SessionError
 from .models import StatusResult, WorkflowStatusResponse, WorkflowSummaryResponse
 from .pages import Spawn
@@ -54,10 +55,17 @@ async def wait_for_end(
             if change.state is not None:  # pragma: no branch - it has one or the other
                 last = change.state
                 if on_change is not None:
-                    on_change(last)
+                    _call(on_change, last)
             if change.is_final and last is not None:
                 return last
     raise _too_late(what, watch.last_state)
+
+
+def _call(on_change: Callable[[StateT], object], state: StateT) -> None:
+    given = on_change(state)
+    if inspect.iscoroutine(given):
+        given.close()
+        raise ConfigurationError("on_change must be a plain function: nothing awaits what it gives")
 
 
 def _too_late(what: str, last: object = None) -> DeadlineExceeded:
@@ -119,6 +127,10 @@ class StatusPoll:
         self._asked: set[asyncio.Task[StatusResult]] = set()
         self._arrived = asyncio.Event()
         self._ready: list[StatusResult] = []
+
+    async def aclose(self) -> None:
+        """The same as `close`, for ``contextlib.aclosing``."""
+        await self.close()
 
     async def close(self) -> None:
         """End the poll's tasks at once."""
@@ -183,10 +195,11 @@ class StatusPoll:
         return task
 
     async def _find_out(self, workflow_id: str | UUID) -> StatusResult:
+        named = plain(workflow_id) if isinstance(workflow_id, str) else str(workflow_id)
         try:
-            return StatusResult(str(workflow_id), status=await self._read(workflow_id))
+            return StatusResult(named, status=await self._read(workflow_id))
         except KnowledgeStackError as error:
-            return StatusResult(str(workflow_id), error=error)
+            return StatusResult(named, error=error)
 
     async def __aenter__(self) -> Self:
         return self
@@ -213,6 +226,10 @@ class ClosingPoll:
         self._late: Iterator[str] | None = None
         # After a break nobody says that it is over, but nobody has it any more either.
         weakref.finalize(self, watch.stop)
+
+    async def aclose(self) -> None:
+        """The same as `close`, for ``contextlib.aclosing``."""
+        await self.close()
 
     async def close(self) -> None:
         """Stop watching."""

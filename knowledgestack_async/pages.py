@@ -106,6 +106,10 @@ class PageIterator(Generic[T]):
         while page := await self._next_page():
             yield page
 
+    async def aclose(self) -> None:
+        """The same as `close`, for ``contextlib.aclosing``."""
+        await self.close()
+
     async def close(self) -> None:
         """End the walk's tasks at once."""
         self._walk.drop()

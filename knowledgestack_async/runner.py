@@ -11,7 +11,8 @@ from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 import attrs
 
-from ._clock import Clock
+from ._checks import plain
+from ._clock import Clock, shielded
 from ._report_text import REPORT_LENGTH, describe_error, fit_report
 from ._spool import Spool, SpoolEntry, is_gone
 from .errors import (
@@ -151,7 +152,7 @@ class Outcome:
         Raises:
             ConfigurationError: It was decided that it is COMPLETED.
         """
-        told = describe_error(why) if isinstance(why, BaseException) else (str(why), "")
+        told = describe_error(why) if isinstance(why, BaseException) else (_plain_reason(why), "")
         self._decide("FAILED", told)
 
     def hand_over(self) -> None:
@@ -211,9 +212,10 @@ class Outcome:
     async def _hurry(self, report: asyncio.Task[None]) -> None:
         """See the report end within its short deadline, however often this is cancelled."""
         end = asyncio.create_task(self._end_in_time(report))
-        while not end.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait({end})
+        with shielded():
+            while not end.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait({end})
 
     async def _end_in_time(self, report: asyncio.Task[None]) -> None:
         try:
@@ -336,12 +338,13 @@ async def work_within(
 async def _see_end(task: asyncio.Task[Any]) -> None:
     """Wait for work that was cancelled; who is cancelled meanwhile cancels it again."""
     cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as again:
-            task.cancel()
-            cancelled = again
+    with shielded():
+        while not task.done():
+            try:
+                await asyncio.wait({task})
+            except asyncio.CancelledError as again:
+                task.cancel()
+                cancelled = again
     _ = task.cancelled() or task.exception()  # it is told already, or came too late
     if cancelled is not None:
         raise cancelled
@@ -360,6 +363,10 @@ def _time_for_work(
 
 async def _begin(work: Work[T], run: WorkflowRunResponse) -> T:
     return await (work(run) if callable(work) else work)
+
+
+def _plain_reason(why: object) -> str:
+    return plain(why) if isinstance(why, str) else str(why)
 
 
 def _shown(problem: Exception) -> str:

@@ -6,13 +6,17 @@ import asyncio
 import os
 import random
 import re
+import warnings
 from collections.abc import Callable, Coroutine, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from copy import copy
+from importlib import import_module
+from math import isfinite
 from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, cast
 from urllib.parse import quote, unquote, urlencode
+from uuid import UUID
 from weakref import WeakValueDictionary
 
 import aiohttp
@@ -20,7 +24,7 @@ import attrs
 import msgspec
 from multidict import CIMultiDict
 
-from ._checks import check_count
+from ._checks import check_count, plain
 from ._clock import Clock, MonotonicClock
 from ._codec import decode_json, encode_json, load_long_way
 from ._dialects import Dialect, Target
@@ -31,10 +35,12 @@ from ._negotiation import Negotiation, Page
 from ._retry import Chance, CircuitBreaker, RetryPolicy, load_backoff
 from ._settings import (
     DEFAULT_BASE_URL,
+    UNSET,
     ApiKey,
     CallOptions,
     GivenKeys,
     SealedHeaders,
+    Unset,
     call_options,
     changed,
     resolve_key,
@@ -96,16 +102,32 @@ class RawResponse:
 
 
 class _Core:
-    """What a session and its views share."""
+    """What a session and its views share.
 
-    def __init__(self, engine: Engine, transport: Transport, governor: Governor) -> None:
+    When it goes unclosed, it says so, and closes what can be closed then.
+    """
+
+    def __init__(
+        self, engine: Engine, transport: Transport, governor: Governor, base_url: str
+    ) -> None:
         self.engine = engine
         self.transport = transport
         self.governor = governor
         self.loop: asyncio.AbstractEventLoop | None = None
         self.is_closed = False
+        self.base_url = base_url
         self.closables: dict[object, Closable] = {}
         self.shared: WeakValueDictionary[object, Closable] = WeakValueDictionary()
+
+    def __del__(self, warn: Callable[..., None] = warnings.warn) -> None:
+        if self.loop is not None and not self.is_closed:
+            warn(
+                f"unclosed knowledgestack_async.Session to {self.base_url}: use it with 'async with', "
+                "or await its close()",
+                ResourceWarning,
+                stacklevel=2,
+            )
+            self.transport.abandon()
 
 
 class Session:
@@ -171,14 +193,21 @@ class Session:
     ) -> None:
         load_long_way()
         load_backoff()
+        load_what_failures_need()
         key, sealed = seal(api_key), None if headers is None else SealedHeaders(headers)
-        del api_key, headers  # so that no error's frame shows them
+        hidden_proxy, address = seal(proxy), seal(base_url)
+        del api_key, headers, proxy, base_url  # so that no error's frame shows them
         self._options = call_options(key, timeout, deadline, sealed, retry)
-        if base_url is None:
-            base_url = os.environ.get("KS_BASE_URL") or DEFAULT_BASE_URL
-        self._base_url = check_base_url(base_url, allow_plain_http=allow_plain_http)
+        if address is None:
+            address = seal(os.environ.get("KS_BASE_URL") or DEFAULT_BASE_URL)
+        self._base_url = check_base_url(address, allow_plain_http=allow_plain_http)
+        if not isinstance(hidden_proxy, Secret | None):
+            raise ConfigurationError("proxy must look like http://host:port")
         way = TransportOptions(
-            client_session=client_session, trace_configs=trace_configs, proxy=proxy, ssl=ssl
+            client_session=client_session,
+            trace_configs=trace_configs,
+            proxy=hidden_proxy,
+            ssl=ssl,
         )
         way.check()
         self.clock: Clock = clock or MonotonicClock()
@@ -200,7 +229,7 @@ class Session:
             chance=self.chance,
             budget=check_count(retry_budget, "retry_budget", least=0),
         )
-        self._core = _Core(engine, transport, governor)
+        self._core = _Core(engine, transport, governor, self._base_url)
         self._is_view = False
 
     def __repr__(self) -> str:
@@ -241,15 +270,15 @@ class Session:
         self,
         *,
         timeout: float | None = None,
-        deadline: float | None = None,
+        deadline: float | Unset | None = UNSET,
         headers: Mapping[str, str] | None = None,
         api_key: ApiKey | None = None,
         retry: RetryPolicy | None = None,
     ) -> Session:
         """A view of this session with other options: same pool, governor and counters.
 
-        What is None stays as it is; headers are added to the session's. A view is neither opened nor
-        closed: it lives as long as its session.
+        What isn't given stays as it is, and ``deadline=None`` takes the deadline off; headers are
+        added to the session's. A view is neither opened nor closed: it lives as long as its session.
 
         Raises:
             ConfigurationError: An option is wrong.
@@ -344,8 +373,9 @@ class Session:
             raise SessionError("the session is closed; make a new one")
         if core.loop is not None:
             raise SessionError("the session is open already")
+        loop = _running_loop()
         core.transport.open()
-        core.loop = asyncio.get_running_loop()
+        core.loop = loop
         return self
 
     async def __aexit__(
@@ -354,7 +384,26 @@ class Session:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        await self.close()
+
+    async def aclose(self) -> None:
+        """The same as `close`, for ``contextlib.aclosing``."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the session, as leaving its block does; said again, it does nothing.
+
+        What is on its way ends: calls that only read raise SessionError, and those that may have acted
+        OutcomeUnknown.
+
+        Raises:
+            SessionError: It is a view, which ends with its session.
+        """
         core = self._core
+        if self._is_view:
+            raise SessionError("a view of a session is not closed: close its session")
+        if core.is_closed:
+            return
         core.is_closed = True
         core.engine.close()
         try:
@@ -373,7 +422,7 @@ class Session:
         method: str,
         path: str,
         *,
-        params: Mapping[str, str | int | float | bool] | None = None,
+        params: Mapping[str, str | int | float | bool | UUID] | None = None,
         json: Any = None,
         idempotent: bool | None = None,
     ) -> RawResponse:
@@ -396,7 +445,7 @@ class Session:
             answer = await session.request("GET", "/v1/documents", params={"limit": 5})
             ```
         """
-        method = str(method).upper()
+        method = plain(method).upper() if isinstance(method, str) else ""  # type: ignore[redundant-expr]
         if method not in _METHODS:
             raise ConfigurationError(f"method must be one of {', '.join(sorted(_METHODS))}")
         safe = method in _SAFE_METHODS
@@ -443,7 +492,7 @@ class Session:
             raise SessionError(
                 "the session is not open: use it inside 'async with Session() as ...'"
             )
-        if asyncio.get_running_loop() is not core.loop:
+        if _running_loop() is not core.loop:
             raise SessionError("the session belongs to another event loop; open one on this loop")
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -459,6 +508,22 @@ class Session:
         return _found_or_made(self._core.shared, key, make)
 
 
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise SessionError(
+            "no asyncio event loop is running here: a session needs asyncio (trio is not supported), "
+            "and is used inside a coroutine that asyncio.run() or a framework runs"
+        ) from None
+
+
+def load_what_failures_need() -> None:
+    """Load the modules that asyncio loads only at a first name look-up, thread or TLS name."""
+    import_module("concurrent.futures.thread")
+    import_module("encodings.idna")
+
+
 def _found_or_made(
     there: MutableMapping[object, Closable], key: object, make: Callable[[], ClosableT]
 ) -> ClosableT:
@@ -471,6 +536,7 @@ def _found_or_made(
 def _checked_path(path: object) -> str:
     if not isinstance(path, str):
         raise ConfigurationError(f"path must be a str, not {type(path).__name__}")
+    path = plain(path)
     problem = ""
     if not path.startswith("/") or path.startswith("//"):
         problem = "must begin with one slash: it is a path below the base URL"
@@ -488,15 +554,29 @@ def _checked_query(params: object) -> str:
         raise ConfigurationError(f"params must be a mapping, not {type(params).__name__}")
     texts: dict[str, str] = {}
     for name, value in cast("Mapping[object, object]", params).items():
-        if not isinstance(name, str) or not isinstance(value, str | int | float):
+        text = _query_text(value)
+        if not isinstance(name, str) or text is None:
             raise ConfigurationError(
-                f"params must be texts, numbers or booleans by their names, not {name!r}: "
+                f"params must be texts, finite numbers or booleans by their names, not {name!r}: "
                 f"{type(value).__name__}"
             )
-        texts[name] = str(value).lower() if isinstance(value, bool) else str(value)
+        texts[plain(name)] = text
     with suppress(UnicodeEncodeError):
         return urlencode(texts)
     raise ConfigurationError("params have half a character in them (a lone surrogate)")
+
+
+def _query_text(value: object) -> str | None:
+    """A value of the query as a text; None if it can't be one."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, int):
+        return int.__repr__(value)
+    return float.__repr__(value) if isinstance(value, float) and isfinite(value) else None
 
 
 def _checked_body(json: object) -> bytes:

@@ -245,6 +245,10 @@ class Watch(Generic[StateT]):
             is_complete=self._has_looked or self._is_over,
         )
 
+    async def aclose(self) -> None:
+        """The same as `stop`, for ``contextlib.aclosing``."""
+        self.stop()
+
     def stop(self) -> None:
         """End it."""
         self._is_over = True

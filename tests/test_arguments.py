@@ -64,9 +64,23 @@ def test_what_aiohttp_takes_is_taken():
         ({"path": "/x%5c%2e%2e%5cy"}, r"must not hold '\.' or '\.\.'"),
         ({"params": [1]}, "params must be a mapping, not list"),
         ({"params": "a=b"}, "params must be a mapping, not str"),
-        ({"params": {"a": None}}, "params must be texts, numbers or booleans by their names"),
-        ({"params": {"a": [1, 2]}}, "params must be texts, numbers or booleans by their names"),
-        ({"params": {1: "a"}}, "params must be texts, numbers or booleans by their names"),
+        (
+            {"params": {"a": None}},
+            "params must be texts, finite numbers or booleans by their names",
+        ),
+        (
+            {"params": {"a": [1, 2]}},
+            "params must be texts, finite numbers or booleans by their names",
+        ),
+        (
+            {"params": {"a": float("nan")}},
+            "params must be texts, finite numbers or booleans by their names",
+        ),
+        (
+            {"params": {"a": float("inf")}},
+            "params must be texts, finite numbers or booleans by their names",
+        ),
+        ({"params": {1: "a"}}, "params must be texts, finite numbers or booleans by their names"),
         ({"params": {"a": "\ud800"}}, "half a character"),
         ({"json": object()}, "json can't be sent"),
         ({"json": "\ud800"}, "json can't be sent"),

