@@ -37,6 +37,7 @@ from ._wire import (
     Withdrawn,
     excerpt,
     is_foreign,
+    lacks_route,
     names_missing_thing,
     read_retry_after,
 )
@@ -83,7 +84,7 @@ class _Progress(msgspec.Struct):
     successes: int = -1
     retries: int = 0
     moves: int = 0
-    is_probe: bool = False
+    probe: object | None = None
     doubted: bool = False
     was_hung_up: bool = False
     secrets: tuple[object, ...] = ()
@@ -108,7 +109,7 @@ class Engine:
 
     FRESH_FOR, MOST_KEYS = 1.0, 3
     """A key that a function gave is asked for again where the wait for a slot took longer, in seconds."""
-    MOST_MOVES = 2
+    MOST_MOVES = 6
     """How often a call is sent again after a 404 that names nothing."""
     MOST_TURNS = 12
     """The same where two generations answer by turns."""
@@ -154,6 +155,7 @@ class Engine:
             while True:
                 dialect, target, outcome = await self._attempt(call, options, progress, problem)
                 if not isinstance(outcome, Problem):
+                    self.hearing.was_understood = True
                     self.breaker.succeeded(call.key, progress.retries)
                     return outcome
                 problem = outcome
@@ -171,8 +173,7 @@ class Engine:
         except SessionError as error:
             raise self._ended(call, progress, problem, error) from None
         finally:
-            if progress.is_probe:
-                self.breaker.failed(call.key, self._clock.now())
+            self.breaker.failed(progress.probe, self._clock.now())
 
     def _ended(
         self,
@@ -199,7 +200,9 @@ class Engine:
     ) -> Done[T] | bool:
         """What a 404 means besides its error: it is gone, as was wanted, or to be sent again."""
         if not names_missing_thing(answer):
-            return await self._follows_route(call, options, dialect, target, progress)
+            return await self._follows_route(
+                call, options, dialect, target, progress, lacks_route=lacks_route(answer)
+            )
         if progress.doubted and call.gone is not None:
             return Done(call.gone(), doubted=True, tries=progress.tries)
         return False
@@ -208,9 +211,9 @@ class Engine:
         """What the server has a reason to say no to shows that it is there, too."""
         if problem.fault in {Fault.DENIED, Fault.QUOTA, Fault.LIMITED}:
             self.breaker.succeeded(call.key, 0)
-        elif progress.is_probe:
-            self.breaker.failed(call.key, self._clock.now())
-        progress.is_probe = False
+        else:
+            self.breaker.failed(progress.probe, self._clock.now())
+        progress.probe = None
 
     async def _attempt(
         self,
@@ -445,8 +448,8 @@ class Engine:
             if call.exempt or problem.fault is Fault.LIMITED:
                 break
             if self.breaker.may_retry(call.key, self._clock.now()):
-                progress.is_probe = self.breaker.is_probing(call.key)
-                progress.retries += not progress.is_probe
+                progress.probe = self.breaker.probe_of(call.key)
+                progress.retries += progress.probe is None
                 break
             # The server fails for all: this try is not sent, and counts as one that failed.
             progress.held += 1
@@ -500,6 +503,8 @@ class Engine:
         asked: Dialect,
         target: Target,
         progress: _Progress,
+        *,
+        lacks_route: bool,
     ) -> bool:
         """Whether to send again after a 404 that names nothing: the route moved, or another pod has it.
 
@@ -509,8 +514,12 @@ class Engine:
         negotiation = self._negotiation
         if call.route is None or negotiation.is_fixed:
             return False
-        if progress.moves >= (self.MOST_TURNS if negotiation.is_mixed else self.MOST_MOVES):
+        most = self.MOST_TURNS if negotiation.is_mixed else self.MOST_MOVES
+        if not negotiation.is_mixed and (not lacks_route or negotiation.is_settled):
+            most = 1  # a proxy's, or the service's way to say it, more likely than another pod's
+        if progress.moves >= most:
             if not negotiation.is_mixed:
+                negotiation.gave_up()
                 return False
             raise errors.InvalidResponse(
                 "the server answers as two generations of the API by turns",
@@ -518,10 +527,10 @@ class Engine:
                 hint="Is an upgrade under way? Try again when it is done.",
             )
         progress.moves += 1
-        is_list = call.route is Route.LIST_INGESTIONS
-        finding = self._find_generation(asked, options, progress, call, target)
+        insists = lacks_route and not negotiation.is_settled
+        finding = self._find_generation(asked, options, progress, call, target, insists=insists)
         await self._wait_permitted(call, progress, finding)
-        return not is_list or negotiation.dialect.paths[call.route] != asked.paths[call.route]
+        return True
 
     async def _find_generation(
         self,
@@ -530,11 +539,13 @@ class Engine:
         progress: _Progress,
         call: Call[Any],
         target: Target,
+        *,
+        insists: bool,
     ) -> None:
         """Find out where the routes are, in a task that outlives this call's deadline."""
         is_list = call.route is Route.LIST_INGESTIONS
         # What one key may see says nothing of what another may.
-        key = (asked.name, is_list, options.identity)
+        key = (asked.name, is_list, insists, options.identity)
         task = self._finding.get(key)
         if task is None:
             patient = msgspec.structs.replace(options, deadline=None)
@@ -547,7 +558,7 @@ class Engine:
                 except errors.Forbidden:
                     return True
 
-            finding = self._negotiation.find(asked, probe, list_is_missing=is_list)
+            finding = self._negotiation.find(asked, probe, list_is_missing=is_list, insists=insists)
             task = self._finding[key] = self.spawn(finding)
             task.add_done_callback(lambda _: self._finding.pop(key))
             task.add_done_callback(_look_at_error)
@@ -555,6 +566,11 @@ class Engine:
         try:
             async with self._clock.timeout(None if time_left == FOREVER else max(0.0, time_left)):
                 await asyncio.shield(task)
+        except asyncio.CancelledError:
+            own = asyncio.current_task()
+            if own is None or own.cancelling() or not task.cancelled():
+                raise
+            raise SessionError("the session was closed while this call waited") from None
         except TimeoutError:
             raise errors.DeadlineExceeded(
                 "the deadline is over; which generation of the API answers was not known yet",

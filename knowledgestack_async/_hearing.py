@@ -14,6 +14,7 @@ class Hearing:
     """Listens for answers; those to reads don't hide that reruns are not answered.
 
     Attributes:
+        was_understood: Whether the server ever answered as the API does.
         lost_before: What was sent before then and still waits will hardly be answered.
     """
 
@@ -25,6 +26,7 @@ class Hearing:
         self._of_what_goes_once = Pulse()
         self.lost_before: float = float("-inf")
         self._resumed_at = float("-inf")
+        self.was_understood = False
 
     @property
     def was_heard(self) -> bool:

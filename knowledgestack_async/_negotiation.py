@@ -44,6 +44,7 @@ class Negotiation:
         self._placed_at = float("-inf")
         self._left_at: dict[str, float] = {}
         self._mixed_until = float("-inf")
+        self._settled_until = float("-inf")
 
     @property
     def is_mixed(self) -> bool:
@@ -75,7 +76,9 @@ class Negotiation:
             self._settle(spoken)
         return spoken
 
-    async def find(self, asked: Dialect, probe: Probe, *, list_is_missing: bool) -> None:
+    async def find(
+        self, asked: Dialect, probe: Probe, *, list_is_missing: bool, insists: bool = False
+    ) -> None:
         """After a 404 that names nothing: find out where the routes are, and move there.
 
         Where two generations answer by turns, it moves to the one that was not asked.
@@ -83,6 +86,7 @@ class Negotiation:
         Args:
             asked: The generation whose route answered 404.
             probe: Asks for a generation's list.
+            insists: Whether the service itself said that it has no such route.
             list_is_missing: Whether it was the list's route: that never is a 404 where it exists.
 
         Raises:
@@ -95,16 +99,26 @@ class Negotiation:
         if self.is_mixed:
             self._settle(others[0])
             return
-        if now - self._placed_at < self.HOLDS_FOR and not list_is_missing:
+        if now - self._placed_at < self.HOLDS_FOR and not (list_is_missing or insists):
             return
         for other in others:
             if await self._is_there(other, probe):
-                if now - self._left_at.get(_list_path(other), float("-inf")) < self.MIXED_FOR:
+                left_at = self._left_at.get(_list_path(other), float("-inf"))
+                if now - left_at < self.MIXED_FOR:
                     self._mixed_until = self._clock.now() + self.MIXED_FOR
                 return
         if not list_is_missing:
             await self._is_there(asked, probe)
         self._placed_at = self._clock.now()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether looking for another generation led nowhere a while ago, so that it is not worth it."""
+        return self._clock.now() < self._settled_until
+
+    def gave_up(self) -> None:
+        """A call whose route is said to be missing was sent often enough, wherever it may be."""
+        self._settled_until = self._clock.now() + self.MIXED_FOR
 
     async def _is_there(self, generation: Dialect, probe: Probe) -> bool:
         """Whether a generation's list is there; if so, it is the one that speaks."""

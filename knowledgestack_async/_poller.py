@@ -6,7 +6,7 @@ Knows no HTTP: it is handed a reader, which decides how ids are looked up.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from contextvars import Context
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
@@ -32,7 +32,7 @@ class Observation(msgspec.Struct, Generic[StateT], frozen=True):
     @property
     def is_missing(self) -> bool:
         """Whether the server says that there is no such thing."""
-        return isinstance(self.error, NotFound)
+        return isinstance(self.error, NotFound) and self.error.names_it
 
 
 Deliver = Callable[[Observation[StateT]], None]
@@ -296,11 +296,13 @@ async def read_each(
         nonlocal found_any
         try:
             state = await read(one)
-        except NotFound as error:
-            found_any = True
-            deliver(Observation(one, error=error))
         except KnowledgeStackError as error:
-            troubles[one] = error
+            observation = Observation[StateT](one, error=error)
+            if not observation.is_missing:
+                troubles[one] = error
+                return
+            found_any = True
+            deliver(observation)
         else:
             found_any = True
             deliver(Observation(one, state=state))
@@ -330,5 +332,5 @@ async def run_bounded(works: Iterable[Coroutine[Any, Any, None]], most: int = 10
         for task in running:
             task.cancel()
         await asyncio.gather(*done, *running, return_exceptions=True)
-        for work in pending:
-            work.close()
+        if isinstance(pending, Generator):
+            pending.close()

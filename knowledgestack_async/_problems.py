@@ -12,7 +12,15 @@ from . import errors
 from ._codec import DecodeError, decode_json, encode_json
 from ._dialects import Target
 from ._retry import Fault
-from ._wire import ERROR_LIMIT, Answer, Call, Secret, excerpt, response_error
+from ._wire import (
+    ERROR_LIMIT,
+    Answer,
+    Call,
+    Secret,
+    excerpt,
+    names_missing_thing,
+    response_error,
+)
 from .errors import KnowledgeStackError, RequestError
 
 __all__ = ["Problem", "call_facts", "hide_in_text", "make_error", "own_copy", "without_secrets"]
@@ -134,7 +142,8 @@ def _make_error(
     answer, fault = problem.answer, problem.fault
     if answer is not None:
         facts |= {"status": answer.status, "request_id": answer.request_id}
-    if _may_have_acted(call, fault, doubted):
+    is_unnamed_404 = answer is not None and answer.status == 404 and not names_missing_thing(answer)
+    if _may_have_acted(call, fault, doubted=doubted, is_unnamed_404=is_unnamed_404):
         return errors.OutcomeUnknown(
             f"it may have acted: {problem.reason}",
             **facts,
@@ -164,10 +173,13 @@ def _make_error(
     return errors.ConnectionFailed(problem.reason, **facts, hint=hint)
 
 
-def _may_have_acted(call: Call[Any], fault: Fault, doubted: bool) -> bool:
+def _may_have_acted(call: Call[Any], fault: Fault, *, doubted: bool, is_unnamed_404: bool) -> bool:
     """Whether nobody can tell if it acted. An answer of 4xx can: it is that error."""
-    if not call.effect or fault in {Fault.DENIED, Fault.QUOTA}:
+    if not call.effect or fault is Fault.QUOTA:
         return False
+    if fault is Fault.DENIED:
+        # A 404 that names nothing may be a proxy's: it says nothing of what an earlier try did.
+        return doubted and is_unnamed_404
     return doubted or fault in {Fault.UNCERTAIN, Fault.ODD}
 
 

@@ -52,9 +52,16 @@ _MAY_PASS = (
     CredentialError,
     DeadlineExceeded,
     InvalidResponse,
+    NotFound,
     ServerError,
     TooManyRequests,
 )
+"""What may pass; a 404 only if it names nothing, for then it may be a proxy's."""
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether the API says of an ingestion that there is none."""
+    return isinstance(error, NotFound) and error.names_it
 
 
 async def plan(journal: Journal, upstream: Upstream, source: Source, pause: Pause) -> None:
@@ -116,7 +123,8 @@ async def _patiently(read: Callable[[], Awaitable[T]], pause: Pause) -> T:
         try:
             return await read()
         except _MAY_PASS as error:
-            if isinstance(error, QuotaExceeded) or not await pause(error.message):
+            is_final = isinstance(error, QuotaExceeded) or is_missing(error)
+            if is_final or not await pause(error.message):
                 raise
     return await read()
 
@@ -132,6 +140,8 @@ async def _find_baselines(
         try:
             summary = await _patiently(lambda: upstream.read(workflow_id), pause)
         except NotFound as error:
+            if not error.names_it:
+                raise
             refused = JournalItem(
                 workflow_id=workflow_id,
                 state=ItemState.REFUSED,
@@ -187,13 +197,18 @@ async def settle(
         async for item in journal.items(ItemState.SENDING)
     ]
 
+    unseen: set[str] = set()
+
     async def look(item: JournalItem) -> JournalItem:
         try:
             now = await _patiently(lambda: upstream.read(item.workflow_id), pause)
         except (Unauthorized, QuotaExceeded):
             raise
         except RequestError as error:
+            if not is_missing(error):
+                unseen.add(item.workflow_id)  # what wasn't looked at isn't sent again
             return msgspec.structs.replace(item, state=ItemState.UNKNOWN, error=error.message)
+        unseen.discard(item.workflow_id)
         if item.baseline is not None and is_newer(now, item.baseline):
             return msgspec.structs.replace(item, state=ItemState.ACCEPTED, code=None, error=None)
         reason = item.error or "the answer was never read"
@@ -204,7 +219,7 @@ async def settle(
         if now.state is ItemState.UNKNOWN and resend:
             await clock.sleep(time_to_show(item, settle_after))
             now = await look(item)
-            if now.state is ItemState.UNKNOWN:
+            if now.state is ItemState.UNKNOWN and item.workflow_id not in unseen:
                 now = msgspec.structs.replace(now, state=ItemState.PLANNED, error=None)
         await journal.update([now])
         settled.append(now)

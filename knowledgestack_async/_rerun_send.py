@@ -143,7 +143,11 @@ class Sender:
             versions.setdefault(_version(item), []).append(item)
         try:
             answer = await self._upstream.rerun_many(list(versions), parcel)
-        except (BadRequest, UnprocessableEntity, NotFound):
+        except (BadRequest, UnprocessableEntity, NotFound) as error:
+            if isinstance(error, NotFound):
+                if not (error.names_it or error.lacks_route):
+                    raise  # a proxy's, or another pod's
+                self._upstream.lacks_bulk()
             # Nothing acted: one of them can't be in a bulk rerun, or the server has none after all.
             self._supply.send_singly(parcel.items)
             return []
@@ -177,7 +181,7 @@ class Sender:
         elif isinstance(error, Unauthorized | SessionError):
             self._breaker.stop(str(error))
         if state in {ItemState.PLANNED, ItemState.UNKNOWN}:
-            is_away = isinstance(error, ConnectionFailed | CredentialError)
+            is_away = isinstance(error, ConnectionFailed | CredentialError | NotFound)
             is_away = is_away or self._upstream.is_exhausted
             self._breaker.failed(reason, count=len(items), since=since, is_away=is_away)
         return concluded
@@ -218,4 +222,6 @@ def _state_after(error: KnowledgeStackError) -> ItemState:
         return ItemState.PLANNED
     if isinstance(error, ConfigurationError):
         return ItemState.FAILED
+    if isinstance(error, NotFound) and not error.names_it:
+        return ItemState.PLANNED  # a proxy's, or another pod's, which did nothing
     return ItemState.REFUSED if isinstance(error, ResponseError) else ItemState.UNKNOWN

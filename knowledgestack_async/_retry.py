@@ -125,7 +125,7 @@ class CircuitBreaker:
     BUDGET = 20
     REFILL = 0.1
     FIRST_PROBE, LAST_PROBE, GROWTH = 0.1, 1.5, 1.6
-    """Seconds from one probe to the next: at first, at most, and the factor in between."""
+    """Seconds from one probe to the next: they grow from the first by the factor, up to the last."""
     SHARE_OF_OUTAGE, SHARE_OF_PROBE = 1 / 12, 3
     """A long outage is probed less often, and one in which probes take long."""
 
@@ -151,10 +151,10 @@ class CircuitBreaker:
         outage.probing_since = now
         return True
 
-    def is_probing(self, route: object) -> bool:
-        """Whether the retry that was let through is a probe."""
+    def probe_of(self, route: object) -> object | None:
+        """The probe that is on its way; None if there is none."""
         outage = self._open.get(route)
-        return outage is not None and outage.probing_since is not None
+        return None if outage is None or outage.probing_since is None else outage
 
     def succeeded(self, route: object, retries: int) -> None:
         """A call succeeded after this number of retries, or the server said why it won't do it."""
@@ -166,14 +166,13 @@ class CircuitBreaker:
         """A call needs its retries no more."""
         self._tokens = min(self._budget, self._tokens + retries)
 
-    def failed(self, route: object, now: float) -> None:
+    def failed(self, probe: object, now: float) -> None:
         """A probe failed, or was given up before it had an answer."""
-        outage = self._open.get(route)
-        if outage is not None and outage.probing_since is not None:
-            took, outage.probing_since = now - outage.probing_since, None
-            longest = max(self.LAST_PROBE, (now - outage.since) * self.SHARE_OF_OUTAGE)
-            outage.interval = min(longest, outage.interval * self.GROWTH)
-            outage.probe_at = now + max(outage.interval, took * self.SHARE_OF_PROBE)
+        if isinstance(probe, _Outage) and probe.probing_since is not None:
+            took, probe.probing_since = now - probe.probing_since, None
+            longest = max(self.LAST_PROBE, (now - probe.since) * self.SHARE_OF_OUTAGE)
+            probe.interval = min(longest, probe.interval * self.GROWTH)
+            probe.probe_at = now + max(probe.interval, took * self.SHARE_OF_PROBE)
 
 
 class _Outage(msgspec.Struct):

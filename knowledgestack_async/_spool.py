@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -88,7 +89,16 @@ class _SpoolFile(Database):
     """A database that several processes may begin to use at the same time."""
 
     def _check_nothing_left_over(self) -> None:
-        """Nothing is taken up: SQLite discards a log beside an empty file."""
+        """Put the log of a spool that is gone aside: SQLite would discard what may lie in it."""
+        for suffix in ("-wal", "-journal"):
+            log = self.path.with_name(self.path.name + suffix)
+            if log.exists() and log.stat().st_size:
+                aside = log.with_name(f"{log.name}.{time.time_ns()}")
+                log.rename(aside)
+                logger.warning(
+                    "%s is gone, and its log %s, which may hold outcomes, is put aside as %s",
+                    *(self.path, log.name, aside.name),
+                )
 
     def _create(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

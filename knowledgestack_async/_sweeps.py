@@ -14,7 +14,7 @@ import msgspec
 
 from ._poller import Deliver, Observation, Reader, Sight, read_each, run_bounded
 from ._windows import Window
-from .errors import KnowledgeStackError
+from .errors import KnowledgeStackError, WalkError
 from .models import WorkflowSummaryResponse
 
 __all__ = ["FetchWindow", "IngestionReader"]
@@ -58,9 +58,9 @@ class _Sweep(msgspec.Struct):
         self.shown.update(hash(item.workflow_id) for item in window.items)
 
     @property
-    def is_complete(self) -> bool:
-        """Whether no item can have slipped from a page that was not read yet to one that was."""
-        return len(self.shown) >= self.most
+    def lacking(self) -> int:
+        """How many items slipped from a page that was not read yet to one that was, or are hidden."""
+        return max(0, self.most - len(self.shown))
 
 
 class IngestionReader(Reader[WorkflowSummaryResponse]):
@@ -77,6 +77,8 @@ class IngestionReader(Reader[WorkflowSummaryResponse]):
     """So few are got one by one without asking how long the list is."""
     MARGIN = timedelta(seconds=5)
     """How far back of the newest change that was seen to look for changes, for writes that were late."""
+    MOST_EMPTY = 100
+    """After so many empty pages in a row, the list's length is not believed."""
     WHOLE_AFTER = 20
     """So many looks at what has changed, and then one at all there is, which shows what has vanished."""
 
@@ -92,6 +94,8 @@ class IngestionReader(Reader[WorkflowSummaryResponse]):
         self._counts = _Counts()
         self._newest: datetime | None = None
         self._partial_looks = 0
+        self._lacked: int | None = None
+        self._hidden: int | None = None
 
     async def read(
         self,
@@ -119,12 +123,25 @@ class IngestionReader(Reader[WorkflowSummaryResponse]):
             if everything or len(left) > 1:
                 sweep = await self._sweep(filters, None if everything else left, find)
                 sight = Sight(since)
-                if sweep.is_complete:
+                if everything and self._is_complete(sweep, filters):
                     sight = Sight(sweep.seen_until, is_whole=not filters)
         if everything and len(left) > self._pages(self._counts.all):
             await self._sweep({}, left, find)
         await read_each(self._get, sorted(left), find)
         return sight
+
+    def _is_complete(self, sweep: _Sweep, filters: Mapping[str, Any]) -> bool:
+        """Whether all was shown but what is hidden from this key.
+
+        What two sweeps of all lack is hidden; what slipped away in one is shown by the next.
+        """
+        if filters:
+            return sweep.lacking <= (self._hidden or 0)
+        is_complete = sweep.lacking <= (self._hidden or 0)
+        if self._lacked is not None:
+            self._hidden = min(sweep.lacking, self._lacked)
+        self._lacked = sweep.lacking
+        return is_complete or (self._hidden is not None and sweep.lacking <= self._hidden)
 
     def _plan_everything(self, since: datetime | None) -> list[dict[str, Any]]:
         """The sweeps that show all there is, or all that may have changed."""
@@ -173,12 +190,21 @@ class IngestionReader(Reader[WorkflowSummaryResponse]):
 
         troubles: list[KnowledgeStackError] = []
 
+        empty = 0
+
         async def read(start: int) -> None:
+            nonlocal empty
             try:
                 window = await self._fetch(start, first.size, filters)
             except KnowledgeStackError as error:
                 troubles.append(error)  # what the other pages tell is taken all the same
             else:
+                empty = 0 if window.items else empty + 1
+                if empty >= self.MOST_EMPTY:
+                    raise WalkError(
+                        f"the server says that the list has {window.total} items, but {empty} pages, up "
+                        f"to item {window.end}, were empty"
+                    )
                 self._deliver(window, deliver)
                 if left is None:
                     sweep.add(window)

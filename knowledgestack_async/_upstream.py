@@ -78,6 +78,10 @@ class Upstream(Protocol):
         """How many document versions one bulk rerun takes; None where the server has none."""
         ...
 
+    def lacks_bulk(self) -> None:
+        """The server has no bulk rerun after all, for as long as the session lasts."""
+        ...
+
     @property
     def is_exhausted(self) -> bool:
         """Whether the session's retry budget is used up."""

@@ -102,7 +102,8 @@ class Walk(Generic[T]):
             self._ahead.popleft()
             plan = ahead.plan
         else:
-            self._note_strain(missed=ahead is not None)
+            grew = ahead is not None and ahead.task.result().total > (self.seam.total or 0)
+            self._note_strain(missed=ahead is not None, grew=grew)
             window, plan = await self._read_next(
                 None if ahead is None else ahead.task.result().total
             )
@@ -152,15 +153,21 @@ class Walk(Generic[T]):
             total: The newest total that is known.
         """
         reach = self.seam.reach if total is None else self.seam.reach_in(total)
-        back = 0
+        back, has_looked_ahead = 0, False
         while True:
             plan = self._plan(reach)
             window = await self._read(plan)
             overlaps = plan.start < self.seam.reach
             if self.seam.joins(window, read_after=True, overlaps=overlaps):
+                self._overlap = max(1, self._overlap // 2)
                 return window, plan
             self.seam.miss()
             self._heed(window, plan)
+            pushed_to = self.seam.reach + window.total - (self.seam.total or 0)
+            if pushed_to > reach and not has_looked_ahead:
+                # More came in meanwhile than a window holds: what was read last is further on.
+                reach, has_looked_ahead = pushed_to, True
+                continue
             reach = min(reach, self.seam.look_back(window))
             found = await self._find_place() if self.seam.is_resumed else None
             if found is not None:
@@ -205,9 +212,12 @@ class Walk(Generic[T]):
             self._unchecked_from = window.start
         return True
 
-    def _note_strain(self, *, missed: bool) -> None:
-        """Where windows that were read ahead keep missing the seam, read one after the other."""
-        if missed:
+    def _note_strain(self, *, missed: bool, grew: bool) -> None:
+        """Where windows that were read ahead keep missing the seam, read one after the other.
+
+        A list that grew pushes what was read back: a larger overlap would only slow the walk down.
+        """
+        if missed and not grew:
             self._overlap = min(self._overlap * 4, max(1, self.sizes[-1] // 2))
         self._strain = self._strain + 2 if missed else max(0, self._strain - 1)
         if missed and self._strain > self.MOST_STRAIN:

@@ -369,7 +369,8 @@ class Seam:
     def _check_sense(self, window: Window[Any], planned: Plan, *, got_any: bool) -> None:
         if self._is_again:
             return
-        repeats = bool(window.items) and not got_any and window.end > self._furthest
+        grew = self.total is not None and window.total > self.total  # which pushes items back
+        repeats = bool(window.items) and not (got_any or grew) and window.end > self._furthest
         self._repeats = 0 if got_any else self._repeats + repeats
         self.misses = 0 if window.end > self._furthest else self.misses
         self._furthest = max(self._furthest, window.end)

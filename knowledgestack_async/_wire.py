@@ -40,6 +40,7 @@ __all__ = [
     "http_date",
     "is_foreign",
     "is_quota_refusal",
+    "lacks_route",
     "list_reader",
     "model_reader",
     "names_missing_thing",
@@ -528,6 +529,7 @@ def response_error(answer: Answer, retry_after: float | None, **facts: Any) -> R
     }
     if kind is errors.NotFound:
         facts["names_it"] = names_missing_thing(answer)
+        facts["lacks_route"] = lacks_route(answer)
         if not facts["names_it"]:
             facts["hint"] = _NO_API
     if kind is errors.UnprocessableEntity:
@@ -548,12 +550,19 @@ def names_missing_thing(answer: Answer) -> bool:
     return isinstance(detail, str) and detail not in {"", _NO_ROUTE}
 
 
+def lacks_route(answer: Answer) -> bool:
+    """Whether a 404 is the service's own word that it has no such route."""
+    return _error_body(answer).get("detail") == _NO_ROUTE
+
+
 def is_foreign(answer: Answer) -> bool:
     """Whether a success is another server's page, such as a proxy's or a login's: not JSON by its type."""
     kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     body = answer.body.lstrip()
+    if body.startswith(b"<"):
+        return True
     if not kind:
-        return body.startswith(b"<")
+        return False
     if kind == "text/json" or kind.endswith(("/json", "+json")):
         return False
     if not body:

@@ -223,9 +223,11 @@ class NotFound(ResponseError):
     Attributes:
         names_it: Whether the API says what it can't find. A route that isn't there, or a proxy, answers
             404 as well, and says nothing about the thing.
+        lacks_route: Whether the service itself says that it has no such route.
     """
 
     names_it: bool = False
+    lacks_route: bool = False
 
 
 class Conflict(ResponseError):

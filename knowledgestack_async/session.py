@@ -116,6 +116,7 @@ class _Core:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.is_closed = False
         self.base_url = base_url
+        self.lacks_bulk = False
         self.closables: dict[object, Closable] = {}
         self.shared: WeakValueDictionary[object, Closable] = WeakValueDictionary()
 
@@ -138,8 +139,8 @@ class Session:
             too). Default: ``KS_API_KEY``.
         base_url: The server, with a path prefix if it has one. Default: ``KS_BASE_URL``, else the
             documented host, https://api-staging.knowledgestack.ai.
-        dialect: The generation of the API: ``documented``, ``offset``, ``system-jobs``, or ``auto``
-            to find out.
+        dialect: The generation of the API: ``documented``, ``offset``, ``system-jobs-unfiltered``,
+            ``system-jobs``, or ``auto`` to find out.
         timeout: Seconds for one try, from when it gets its slot.
         deadline: Seconds for a whole call, queue, waits and retries included. Without one, no retry
             begins later than ``retry.give_up_after`` after the first try.
@@ -148,7 +149,7 @@ class Session:
         max_in_flight: The most requests in flight at a time; how many are allowed below that adapts
             to what the server takes.
         retry_budget: How many retries may be outstanding before the circuit breaker opens: then all
-            retries of the session are held but for one probe at a time, until something succeeds.
+            retries of the route are held but for one probe at a time, until one succeeds. Default: 20.
         rate: The most requests a second; None for no such limit.
         client_session: An aiohttp session to use instead of one of our own. It is never closed here,
             and it brings its own cookies, proxies, ``.netrc`` and middlewares; a connection of its
@@ -181,7 +182,7 @@ class Session:
         headers: Mapping[str, str] | None = None,
         retry: RetryPolicy | None = None,
         max_in_flight: int = 100,
-        retry_budget: int = CircuitBreaker.BUDGET,
+        retry_budget: int | None = None,
         rate: float | None = None,
         client_session: aiohttp.ClientSession | None = None,
         trace_configs: Sequence[aiohttp.TraceConfig] = (),
@@ -198,6 +199,8 @@ class Session:
         hidden_proxy, address = seal(proxy), seal(base_url)
         del api_key, headers, proxy, base_url  # so that no error's frame shows them
         self._options = call_options(key, timeout, deadline, sealed, retry)
+        if retry_budget is not None:
+            check_count(retry_budget, "retry_budget", least=0)
         if address is None:
             address = seal(os.environ.get("KS_BASE_URL") or DEFAULT_BASE_URL)
         self._base_url = check_base_url(address, allow_plain_http=allow_plain_http)
@@ -227,7 +230,7 @@ class Session:
             negotiation=self._negotiation,
             clock=self.clock,
             chance=self.chance,
-            budget=check_count(retry_budget, "retry_budget", least=0),
+            budget=CircuitBreaker.BUDGET if retry_budget is None else retry_budget,
         )
         self._core = _Core(engine, transport, governor, self._base_url)
         self._is_view = False
@@ -344,6 +347,15 @@ class Session:
     def patience(self) -> object:
         """Equal for calls that wait as long and are sent as often, which may share work."""
         return self._options.timeout, self._options.retry
+
+    @property
+    def bulk_limit(self) -> int | None:
+        """How many document versions one bulk rerun takes; None where the server has none."""
+        return None if self._core.lacks_bulk else self.capabilities.bulk_limit
+
+    def learn_no_bulk(self) -> None:
+        """The server answered that it has no bulk rerun: it isn't asked again."""
+        self._core.lacks_bulk = True
 
     @property
     def is_exhausted(self) -> bool:

@@ -314,10 +314,10 @@ def test_a_breaker_opens_when_the_budget_is_used_up_and_lets_one_probe_through()
     for _ in range(3):
         assert breaker.may_retry(ROUTE, 5.0)
         assert not breaker.is_open
-        assert not breaker.is_probing(ROUTE)
+        assert not (breaker.probe_of(ROUTE) is not None)
     assert breaker.may_retry(ROUTE, 5.0)
     assert breaker.is_open
-    assert breaker.is_probing(ROUTE)
+    assert breaker.probe_of(ROUTE) is not None
     assert not breaker.may_retry(ROUTE, 5.0)
     assert not breaker.may_retry(ROUTE, 500.0)
 
@@ -360,9 +360,9 @@ def test_no_more_than_the_budget_is_ever_there():
 def test_while_it_is_open_one_probe_at_a_time_goes_and_the_time_between_them_grows():
     breaker, now = opened(), 0.0
     for interval in INTERVALS:
-        assert breaker.is_probing(ROUTE)
-        breaker.failed(ROUTE, now)
-        assert not breaker.is_probing(ROUTE)
+        assert breaker.probe_of(ROUTE) is not None
+        breaker.failed(breaker.probe_of(ROUTE), now)
+        assert not (breaker.probe_of(ROUTE) is not None)
         assert not breaker.may_retry(ROUTE, now)
         assert not breaker.may_retry(ROUTE, now + interval - 1e-6)
         now += interval + 1e-6
@@ -374,7 +374,7 @@ def test_while_it_is_open_one_probe_at_a_time_goes_and_the_time_between_them_gro
 def test_a_long_outage_is_probed_less_and_less_often():
     breaker, now, ends = opened(now=100.0), 100.0, []
     while now < 3700.0:
-        breaker.failed(ROUTE, now)
+        breaker.failed(breaker.probe_of(ROUTE), now)
         ends.append(now)
         while not breaker.may_retry(ROUTE, now):
             now += 0.05
@@ -388,7 +388,7 @@ def test_a_long_outage_is_probed_less_and_less_often():
 @pytest.mark.parametrize(("took", "wait"), [(0.01, 0.16), (0.05, 0.16), (0.1, 0.3), (2.0, 6.0)])
 def test_what_takes_long_to_fail_is_tried_less_often(took, wait):
     breaker = opened()
-    breaker.failed(ROUTE, took)
+    breaker.failed(breaker.probe_of(ROUTE), took)
     assert not breaker.may_retry(ROUTE, took + wait - 1e-6)
     assert breaker.may_retry(ROUTE, took + wait + 1e-6)
 
@@ -398,29 +398,29 @@ def test_what_takes_long_to_fail_is_tried_less_often(took, wait):
 def test_a_success_closes_it_and_fills_the_budget(retries, has_failed):
     breaker = opened()
     if has_failed:
-        breaker.failed(ROUTE, 1.0)
+        breaker.failed(breaker.probe_of(ROUTE), 1.0)
     breaker.succeeded(ROUTE, retries)
     assert not breaker.is_open
-    assert not breaker.is_probing(ROUTE)
+    assert not (breaker.probe_of(ROUTE) is not None)
     assert count_retries(breaker) == 3
 
 
 def test_after_it_was_closed_an_outage_begins_anew():
     breaker, now = opened(), 0.0
     for interval in INTERVALS:
-        breaker.failed(ROUTE, now)
+        breaker.failed(breaker.probe_of(ROUTE), now)
         now += interval + 1e-6
         assert breaker.may_retry(ROUTE, now)
     breaker.succeeded(ROUTE, 0)
     assert count_retries(breaker, now) == 3
-    assert breaker.is_probing(ROUTE)
-    breaker.failed(ROUTE, now)
+    assert breaker.probe_of(ROUTE) is not None
+    breaker.failed(breaker.probe_of(ROUTE), now)
     assert breaker.may_retry(ROUTE, now + INTERVALS[0] + 1e-6)
 
 
 def test_nothing_but_a_success_closes_it():
     breaker = opened()
-    breaker.failed(ROUTE, 0.0)
+    breaker.failed(breaker.probe_of(ROUTE), 0.0)
     breaker.give_back(3)
     assert breaker.is_open
     assert not breaker.may_retry(ROUTE, 0.1)
@@ -428,19 +428,19 @@ def test_nothing_but_a_success_closes_it():
 
 def test_a_failure_that_no_probe_had_changes_nothing():
     breaker = CircuitBreaker(3)
-    breaker.failed(ROUTE, 0.0)
+    breaker.failed(breaker.probe_of(ROUTE), 0.0)
     assert count_retries(breaker) == 3
-    breaker.failed(OTHER, 0.0)
-    assert breaker.is_probing(ROUTE)
-    breaker.failed(ROUTE, 0.0)
-    breaker.failed(ROUTE, 0.1)  # a retry from before, which ends late
+    breaker.failed(breaker.probe_of(OTHER), 0.0)
+    assert breaker.probe_of(ROUTE) is not None
+    breaker.failed(breaker.probe_of(ROUTE), 0.0)
+    breaker.failed(breaker.probe_of(ROUTE), 0.1)  # a retry from before, which ends late
     assert breaker.may_retry(ROUTE, INTERVALS[0] + 1e-6)
 
 
 def test_a_probe_that_ends_after_another_call_has_succeeded_opens_nothing():
     breaker = opened()
     breaker.succeeded(ROUTE, 0)
-    breaker.failed(ROUTE, 1.0)
+    breaker.failed(breaker.probe_of(ROUTE), 1.0)
     assert not breaker.is_open
     assert count_retries(breaker) == 3
 
@@ -449,12 +449,12 @@ def test_each_route_has_an_outage_of_its_own():
     breaker = opened()
     assert not breaker.may_retry(ROUTE, 0.0)
     assert breaker.may_retry(OTHER, 0.0)  # there is nothing left for it, so this is a probe, too
-    assert breaker.is_probing(OTHER)
+    assert breaker.probe_of(OTHER) is not None
     assert not breaker.may_retry(OTHER, 0.0)
-    breaker.failed(OTHER, 0.0)
+    breaker.failed(breaker.probe_of(OTHER), 0.0)
     breaker.succeeded(ROUTE, 0)
     assert breaker.is_open
-    assert not breaker.is_probing(OTHER)
+    assert not (breaker.probe_of(OTHER) is not None)
     assert not breaker.may_retry(OTHER, 0.0)
     assert breaker.may_retry(OTHER, INTERVALS[0] + 1e-6)
     breaker.succeeded(OTHER, 0)
@@ -467,9 +467,9 @@ def test_a_success_on_one_route_is_no_end_of_anothers_outage_and_gives_no_more_t
         breaker.succeeded(OTHER, 0)
     assert breaker.is_open
     assert breaker.may_retry(OTHER, 0.0)
-    assert not breaker.is_probing(OTHER)
+    assert not (breaker.probe_of(OTHER) is not None)
     assert breaker.may_retry(OTHER, 0.0)
-    assert breaker.is_probing(OTHER)
+    assert breaker.probe_of(OTHER) is not None
 
 
 def test_without_a_budget_every_retry_is_a_probe():
@@ -477,9 +477,9 @@ def test_without_a_budget_every_retry_is_a_probe():
     for now in (0.0, 10.0):
         assert not breaker.is_open
         assert breaker.may_retry(ROUTE, now)
-        assert breaker.is_probing(ROUTE)
+        assert breaker.probe_of(ROUTE) is not None
         assert not breaker.may_retry(ROUTE, now)
-        breaker.failed(ROUTE, now)
+        breaker.failed(breaker.probe_of(ROUTE), now)
         assert not breaker.may_retry(ROUTE, now + 0.1)
         assert breaker.may_retry(ROUTE, now + 0.2)
         breaker.succeeded(ROUTE, 1)
@@ -522,10 +522,10 @@ def simulate(calls, fails, *, concurrency, chance, latency=0.05):
                 succeeded += 1
                 continue
             if call.is_probe:
-                breaker.failed(ROUTE, now)
+                breaker.failed(breaker.probe_of(ROUTE), now)
                 call.is_probe = False
         elif not call.tries or breaker.may_retry(ROUTE, now):
-            call.is_probe = bool(call.tries) and breaker.is_probing(ROUTE)
+            call.is_probe = bool(call.tries) and (breaker.probe_of(ROUTE) is not None)
             call.retries += bool(call.tries) and not call.is_probe
             call.tries, call.is_sent, requests = call.tries + 1, True, requests + 1
             put(latency, call)

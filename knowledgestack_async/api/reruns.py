@@ -14,7 +14,7 @@ from .._retry import RetryPolicy
 from .._upstream import Accepted, BulkAnswer
 from .._wire import Call, Permit, Priority, check_id, read_bulk_answer
 from ..bulk import RerunJob, Source
-from ..errors import ConfigurationError, RequestError
+from ..errors import ConfigurationError, InvalidResponse, NotFound, RequestError
 from ..models import WorkflowSummaryResponse
 from ..monitor import is_newer_run
 from ..session import Session
@@ -52,7 +52,10 @@ class _SessionUpstream:
 
     @property
     def bulk_limit(self) -> int | None:
-        return self._session.capabilities.bulk_limit
+        return self._session.bulk_limit
+
+    def lacks_bulk(self) -> None:
+        self._session.learn_no_bulk()
 
     @property
     def is_exhausted(self) -> bool:
@@ -95,10 +98,12 @@ class _SessionUpstream:
         return page.total
 
     async def make_contact(self) -> None:
-        if self.hearing.was_heard:
+        if self.hearing.was_understood:
             return
         try:
             await read_page(self._session, 0, 1, {}, Priority.NORMAL)
+        except (NotFound, InvalidResponse):
+            raise  # another server, or another path than the API's: that doesn't pass
         except RequestError:
             if not self.hearing.was_heard:
                 raise

@@ -107,7 +107,7 @@ async def _estimate(
     began = time.perf_counter()
     await ks.list_ingestion_workflows(session, page_size=1)
     latency = time.perf_counter() - began
-    limit = session.capabilities.bulk_limit
+    limit = session.bulk_limit
     in_bulk = sum(str(one.status) in BULK_STATUSES for one in found) if limit else 0
     alone = len(found) - in_bulk
     most = min(limit or 1, how.max_in_flight or in_bulk or 1, max(1, int(how.rate or in_bulk)))
