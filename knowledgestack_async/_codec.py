@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import cached_property, partial
 from itertools import repeat
@@ -40,6 +40,7 @@ __all__ = [
     "load_long_way",
     "pack_ending",
     "pack_summary",
+    "release",
     "unpack_summary",
 ]
 
@@ -179,6 +180,18 @@ def unpack_summary(packed: bytes) -> WorkflowSummaryResponse:
     return decode_model(
         packed[1:], WorkflowDetailResponse if is_detail else WorkflowSummaryResponse
     )
+
+
+def release(items: Sequence[WorkflowSummaryResponse], of: int) -> None:
+    """Let go of the page that some items came on, where they are few of its items.
+
+    Args:
+        items: The items that are kept.
+        of: How many items the page had.
+    """
+    if 4 * len(items) <= of:
+        for item in items:
+            models.remember_raw(item, partial(_parse_again, encode_json(item.raw)))
 
 
 def _for_all(

@@ -1,4 +1,4 @@
-"""One poller for everybody who waits: each tick asks once for all that is wanted, the cheapest way.
+"""One poller for everybody who waits: each look asks once for all that is wanted, the cheapest way.
 
 Knows no HTTP: it is handed a reader, which decides how ids are looked up.
 """
@@ -6,14 +6,18 @@ Knows no HTTP: it is handed a reader, which decides how ids are looked up.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
+from asyncio import FIRST_COMPLETED
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
+from contextlib import suppress
 from contextvars import Context
+from copy import copy
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
 from ._clock import Clock
+from ._problems import own_copy
 from ._retry import Chance
 from .errors import KnowledgeStackError, NotFound, SessionError
 
@@ -33,6 +37,12 @@ class Observation(msgspec.Struct, Generic[StateT], frozen=True):
     def is_missing(self) -> bool:
         """Whether the server says that there is no such thing."""
         return isinstance(self.error, NotFound) and self.error.names_it
+
+    def for_another(self) -> Observation[StateT]:
+        """The same for one more who waits: an error is each one's own."""
+        if self.error is None:
+            return self
+        return msgspec.structs.replace(self, error=own_copy(self.error))
 
 
 Deliver = Callable[[Observation[StateT]], None]
@@ -127,8 +137,36 @@ class Subscription(Generic[StateT]):
         self.due_at = min(self.due_at, self.not_before)
 
 
+class _Look(Generic[StateT]):
+    """One round of asking: what each of some subscriptions still waits for in it."""
+
+    def __init__(self, due: Sequence[Subscription[StateT]], ids: frozenset[str]) -> None:
+        self.due = due
+        self.ids = ids
+        self.whole = [one for one in due if one.everything]
+        self.left = {one: set(one.wanted & ids) for one in due}
+        self._by_id: dict[str, list[Subscription[StateT]]] = {}
+        for one in due:
+            for id_ in self.left[one]:
+                self._by_id.setdefault(id_, []).append(one)
+
+    def interested(self, id_: str) -> list[Subscription[StateT]]:
+        """Who asked about an id."""
+        named = self._by_id.get(id_, [])
+        return named + [one for one in self.whole if one not in named]
+
+    def found(self, one: Subscription[StateT], id_: str) -> bool:
+        """Whether a subscription has all that it asked for with this one."""
+        left = self.left[one]
+        left.discard(id_)
+        return not left and not one.everything
+
+
 class Poller(Generic[StateT]):
-    """Serves all subscriptions from one loop: ticks never overlap, and what is due soon is taken along.
+    """Serves all subscriptions from one loop; what is due soon is taken along.
+
+    What takes long holds up nobody else: a subscription is due again once its own ids are answered,
+    or after a while in any case, and an id that is asked about already is not asked about again.
 
     Args:
         reader: Looks up ids.
@@ -136,10 +174,13 @@ class Poller(Generic[StateT]):
         chance: Where jitter comes from.
         pause: For how many seconds the server has asked not to be asked.
         busy: For how many seconds so far it was asked things: waits before a retry are no load.
+        context: The context in which the server is asked.
     """
 
     TAKE_ALONG = 0.25
     """The share of its interval by which a subscription may be served early, with another one."""
+    GRACE = 1.0
+    """Seconds after which the rest of what a subscription wants is asked about without what hangs."""
 
     def __init__(
         self,
@@ -148,14 +189,19 @@ class Poller(Generic[StateT]):
         chance: Chance,
         pause: Callable[[], float],
         busy: Callable[[], float],
+        context: Context | None = None,
     ) -> None:
         self._reader = reader
         self._clock = clock
         self._chance = chance
         self._pause = pause
         self._busy = busy
-        self._subscriptions: list[Subscription[StateT]] = []
+        self._context = context or Context()
+        self._subscriptions: dict[Subscription[StateT], None] = {}
         self._loop_task: asyncio.Task[None] | None = None
+        self._looks: set[asyncio.Task[None]] = set()
+        self._asked: set[str] = set()
+        self._looks_at_all = False
         self._changed = asyncio.Event()
         self.ticks = 0
 
@@ -169,25 +215,25 @@ class Poller(Generic[StateT]):
         *,
         everything: bool = False,
     ) -> Subscription[StateT]:
-        """Ask for some ids, or for everything and these, from the next tick on.
+        """Ask for some ids, or for everything and these, from the next look on.
 
         Args:
             wanted: The ids; they may be changed later.
-            on_observation: Told what a tick found out.
-            on_tick: Told that a tick is over, what went wrong in it, and whether all there is was seen.
-            on_end: Told why there will be no more ticks, if that isn't the subscriber's own doing.
+            on_observation: Told what a look found out.
+            on_tick: Told that a look is over, what went wrong in it, and whether all there is was seen.
+            on_end: Told why there will be no more looks, if that isn't the subscriber's own doing.
             pace: How often to look.
             everything: Whether to look at all there are.
         """
         now = self._clock.now()
         subscription = Subscription(wanted, everything, on_observation, on_tick, on_end, pace, now)
-        self._subscriptions.append(subscription)
+        self._subscriptions[subscription] = None
         self._changed.set()
-        if len(self._subscriptions) == 1:
-            # Started by whoever comes first, it works for all: it inherits nobody's context.
+        if self._loop_task is None or self._loop_task.done() or self._loop_task.cancelling():
+            # Started by whoever comes first, it works for all.
             serving = self._serve(after=self._loop_task)
             loop = asyncio.get_running_loop()
-            self._loop_task = loop.create_task(serving, context=Context())
+            self._loop_task = loop.create_task(serving, context=self._context)
         return subscription
 
     def look_sooner(self, subscription: Subscription[StateT]) -> None:
@@ -203,39 +249,36 @@ class Poller(Generic[StateT]):
 
     def unsubscribe(self, subscription: Subscription[StateT]) -> None:
         """Be told no more; when the last one goes, so does what is asked for."""
-        if subscription in self._subscriptions:
-            self._subscriptions.remove(subscription)
+        if self._subscriptions.pop(subscription, subscription) is None:
             self._changed.set()
-            if not self._subscriptions and self._loop_task is not None:
-                self._loop_task.cancel()
+            if not self._subscriptions:
+                for task in [*self._looks, *filter(None, [self._loop_task])]:
+                    task.cancel()
 
     async def close(self) -> None:
         """End the loop."""
         self._end(SessionError("the session was closed while something was watched or waited for"))
-        tasks = [] if self._loop_task is None else [self._loop_task]
+        tasks = [*self._looks, *filter(None, [self._loop_task])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _end(self, reason: Exception) -> None:
-        subscriptions, self._subscriptions = self._subscriptions, []
+        subscriptions, self._subscriptions = self._subscriptions, {}
         for one in subscriptions:
-            one.on_end(reason)
+            one.on_end(copy(reason))
 
     async def _serve(self, after: asyncio.Task[None] | None) -> None:
         if after is not None:
             await asyncio.wait([after])
-        try:
-            while self._subscriptions:
-                self._changed.clear()
-                now = self._clock.now()
-                if min(one.due_at for one in self._subscriptions) > now:
-                    await self._sleep_until_due(now)
-                    continue
-                await asyncio.sleep(0)  # so that those who come together are served together
-                await self._tick([one for one in self._subscriptions if self._is_due(one, now)])
-        except Exception as error:  # noqa: BLE001 - nobody foresaw it, so whoever waits must be told
-            self._end(error)
+        while self._subscriptions:
+            self._changed.clear()
+            now = self._clock.now()
+            if min(one.due_at for one in self._subscriptions) > now:
+                await self._sleep_until_due(now)
+                continue
+            await asyncio.sleep(0)  # so that those who come together are served together
+            self._begin_look([one for one in self._subscriptions if self._is_due(one, now)], now)
 
     def _is_due(self, one: Subscription[StateT], now: float) -> bool:
         early = self.TAKE_ALONG * one.interval
@@ -243,54 +286,108 @@ class Poller(Generic[StateT]):
 
     async def _sleep_until_due(self, now: float) -> None:
         seconds = min(one.due_at for one in self._subscriptions) - now
-        nap = asyncio.ensure_future(self._clock.sleep(seconds))
         news = asyncio.ensure_future(self._changed.wait())
         try:
-            await asyncio.wait([nap, news], return_when=asyncio.FIRST_COMPLETED)
+            if self._looks:  # time need not pass for what may be over at once
+                with suppress(TimeoutError):
+                    async with self._clock.timeout(seconds):
+                        await asyncio.wait([news, *self._looks], return_when=FIRST_COMPLETED)
+                return
+            nap = asyncio.ensure_future(self._clock.sleep(seconds))
+            try:
+                await asyncio.wait([nap, news], return_when=FIRST_COMPLETED)
+            finally:
+                nap.cancel()
         finally:
-            nap.cancel()
             news.cancel()
 
-    async def _tick(self, due: list[Subscription[StateT]]) -> None:
+    def _begin_look(self, due: list[Subscription[StateT]], now: float) -> None:
+        """Ask about all that is wanted and isn't asked about already."""
+        asking: list[Subscription[StateT]] = []
+        ids: set[str] = set()
+        for one in due:
+            wanted = one.wanted - self._asked if self._asked else one.wanted
+            if wanted or (one.everything and not self._looks_at_all):
+                ids |= wanted
+                asking.append(one)
+            one.due_at = one.not_before = now + max(self.GRACE, one.interval)
+        if not asking:
+            return
         self.ticks += 1
-        wanted = frozenset[str]().union(*(one.wanted for one in due))
+        look = _Look(asking, frozenset(ids))
+        self._asked |= ids
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._look(look))
+        self._looks.add(task)
+        task.add_done_callback(self._looks.discard)
+
+    async def _look(self, look: _Look[StateT]) -> None:
+        busy_before = self._busy()
+        looks_at_all = bool(look.whole) and not self._looks_at_all
+        self._looks_at_all |= looks_at_all
 
         def deliver(observation: Observation[StateT]) -> None:
-            for one in due:
+            self._asked.discard(observation.id)
+            for number, one in enumerate(look.interested(observation.id)):
+                if one not in self._subscriptions:
+                    continue
                 if one.everything or observation.id in one.wanted:
-                    one.on_observation(observation)
+                    one.on_observation(observation if not number else observation.for_another())
+                if look.found(one, observation.id) and one in self._subscriptions:
+                    one.schedule(
+                        self._clock.now(), self._pause(), self._busy() - busy_before, self._chance
+                    )
+                    self._changed.set()
 
-        busy_before = self._busy()
-        whole = [one for one in due if one.everything]
-        seen = [one.seen_until for one in whole if one.seen_until is not None]
-        since = min(seen) if seen and len(seen) == len(whole) else None
+        seen = [one.seen_until for one in look.whole if one.seen_until is not None]
+        since = min(seen) if seen and len(seen) == len(look.whole) else None
         trouble: KnowledgeStackError | None = None
         sight = Sight()
         try:
-            sight = await self._reader.read(wanted, deliver, everything=bool(whole), since=since)
+            sight = await self._reader.read(look.ids, deliver, everything=looks_at_all, since=since)
         except KnowledgeStackError as error:
             trouble = error
-        else:
-            for one in whole:
+        except Exception as error:  # noqa: BLE001 - nobody foresaw it, so whoever waits must be told
+            self._end(error)
+        finally:
+            self._asked -= look.ids
+            if looks_at_all:
+                self._looks_at_all = False
+        self._end_look(look, trouble, sight, self._busy() - busy_before)
+
+    def _end_look(
+        self,
+        look: _Look[StateT],
+        trouble: KnowledgeStackError | None,
+        sight: Sight,
+        took: float,
+    ) -> None:
+        now, pause = self._clock.now(), self._pause()
+        for one in look.due:
+            if one not in self._subscriptions:
+                continue
+            if one.everything and trouble is None:
                 one.seen_until = sight.since
-        now, pause, took = self._clock.now(), self._pause(), self._busy() - busy_before
-        for one in due:
-            one.schedule(now, pause, took, self._chance)
-            one.on_tick(trouble, sight.is_whole)
+            if look.left[one] or one.everything:
+                one.schedule(now, pause, took, self._chance)
+            one.on_tick(None if trouble is None else own_copy(trouble), sight.is_whole)
+        self._changed.set()
 
 
 async def read_each(
     read: Callable[[str], Awaitable[StateT]],
     ids: Iterable[str],
     deliver: Deliver[StateT],
+    *,
+    others_were_found: bool = False,
 ) -> None:
     """Look up ids one by one, many at a time; an error of one is that one's.
 
     Raises:
-        KnowledgeStackError: None of them can be looked up.
+        KnowledgeStackError: None of them can be looked up, and nothing else could be.
     """
     troubles: dict[str, KnowledgeStackError] = {}
-    found_any = False
+    found_any = others_were_found
 
     async def find(one: str) -> None:
         nonlocal found_any
@@ -325,7 +422,7 @@ async def run_bounded(works: Iterable[Coroutine[Any, Any, None]], most: int = 10
                 running.add(asyncio.ensure_future(work))
             if not running:
                 return
-            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            done, running = await asyncio.wait(running, return_when=FIRST_COMPLETED)
             for task in done:
                 task.result()
     finally:

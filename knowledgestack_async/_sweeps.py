@@ -7,14 +7,16 @@ asks the live engine. Knows no HTTP: it is handed functions that fetch.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from datetime import MAXYEAR, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 
+from ._codec import release
 from ._poller import Deliver, Observation, Reader, Sight, read_each, run_bounded
 from ._windows import Window
-from .errors import KnowledgeStackError, WalkError
+from .errors import InvalidResponse, KnowledgeStackError, WalkError
 from .models import WorkflowSummaryResponse
 
 __all__ = ["FetchWindow", "IngestionReader"]
@@ -39,23 +41,53 @@ class _Counts(msgspec.Struct):
     active: int | None = None
 
 
+class _Over(Exception):
+    """The rest of a sweep isn't worth reading."""
+
+
 class _Sweep(msgspec.Struct):
-    """What a sweep of everything has shown.
+    """What a sweep has shown.
 
     Attributes:
         seen_until: All that changed before this time was there to be seen when the sweep began.
         most: How many items the list had, at its longest.
         shown: The hashes of the ids that it showed: so few bytes, for there may be very many.
+        barren: How many pages in a row showed nothing that another one hadn't.
+        trouble: What went wrong with a page of it.
     """
 
-    seen_until: datetime | None
+    seen_until: datetime | None = None
     most: int = 0
     shown: set[int] = msgspec.field(default_factory=set[int])
+    barren: int = 0
+    trouble: KnowledgeStackError | None = None
+
+    MOST_BARREN: ClassVar[int] = 100
 
     def add(self, window: Window[WorkflowSummaryResponse]) -> None:
         """It has shown this as well."""
+        before = len(self.shown)
         self.most = max(self.most, window.total)
         self.shown.update(hash(item.workflow_id) for item in window.items)
+        self.barren = 0 if len(self.shown) > before else self.barren + 1
+        self.check(window)
+
+    def check(self, window: Window[Any]) -> None:
+        """Whether the list makes sense so far."""
+        if window.refutes_total or self.is_over:
+            self.trouble = WalkError(
+                f"the server says that the list has {window.total} items, but "
+                + (
+                    f"{self.barren} pages in a row, up to item {window.end}, showed none that is new"
+                    if self.is_over
+                    else f"shows {window.start + len(window.items)}"
+                )
+            )
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the rest of it isn't worth reading."""
+        return self.barren >= self.MOST_BARREN
 
     @property
     def lacking(self) -> int:
@@ -77,8 +109,12 @@ class IngestionReader(Reader[WorkflowSummaryResponse]):
     """So few are got one by one without asking how long the list is."""
     MARGIN = timedelta(seconds=5)
     """How far back of the newest change that was seen to look for changes, for writes that were late."""
-    MOST_EMPTY = 100
-    """After so many empty pages in a row, the list's length is not believed."""
+    MOST_SINGLY = 50
+    """At or below this many ids, what a list that can't be read lacks is read one by one."""
+    PARTS = (50, 25, 5, 1)
+    """The sizes in which a page is read again that can't be read."""
+    COUNTS_LAST = 10
+    """After so many looks, how many are active is counted anew."""
     WHOLE_AFTER = 20
     """So many looks at what has changed, and then one at all there is, which shows what has vanished."""
 
@@ -94,6 +130,7 @@ class IngestionReader(Reader[WorkflowSummaryResponse]):
         self._counts = _Counts()
         self._newest: datetime | None = None
         self._partial_looks = 0
+        self._looks_by_count = 0
         self._lacked: int | None = None
         self._hidden: int | None = None
 
@@ -118,16 +155,23 @@ class IngestionReader(Reader[WorkflowSummaryResponse]):
                 left.discard(observation.id)
                 deliver(observation)
 
-        sight = Sight(since)
+        sight, trouble = Sight(since), None
         for filters in self._plan_everything(since) if everything else self._plan(len(left)):
             if everything or len(left) > 1:
                 sweep = await self._sweep(filters, None if everything else left, find)
-                sight = Sight(since)
-                if everything and self._is_complete(sweep, filters):
+                sight, trouble = Sight(since), sweep.trouble or trouble
+                if everything and not sweep.trouble and self._is_complete(sweep, filters):
                     sight = Sight(sweep.seen_until, is_whole=not filters)
-        if everything and len(left) > self._pages(self._counts.all):
-            await self._sweep({}, left, find)
-        await read_each(self._get, sorted(left), find)
+        if everything and not trouble and len(left) > self._pages(self._counts.all):
+            sweep = await self._sweep({}, left, find)
+            trouble = sweep.trouble
+        if trouble is None or len(left) <= self.MOST_SINGLY:
+            found = everything or len(left) < len(wanted)
+            await read_each(self._get, sorted(left), find, others_were_found=found)
+            if not everything:
+                trouble = None  # all that was wanted was found another way
+        if trouble is not None:
+            raise trouble
         return sight
 
     def _is_complete(self, sweep: _Sweep, filters: Mapping[str, Any]) -> bool:
@@ -158,7 +202,10 @@ class IngestionReader(Reader[WorkflowSummaryResponse]):
         if not self._can_filter():
             return [{}] if self._pages(self._counts.all) < wanted else []
         if self._pages(self._counts.active) >= wanted:
-            return []
+            self._looks_by_count += 1
+            if self._looks_by_count < self.COUNTS_LAST:
+                return []
+            self._looks_by_count = 0
         if self._counts.active is not None and self._counts.active == self._counts.all:
             return [{}]
         changed = {} if self._newest is None else {"updated_after": self._before_newest()}
@@ -178,41 +225,65 @@ class IngestionReader(Reader[WorkflowSummaryResponse]):
         Pages are read at the same time and may miss an item that moves between two of them; whoever
         wants that one reads it singly.
         """
-        first = await self._fetch(0, self.PAGE, filters)
-        self._note(filters, first.total)
-        self._deliver(first, deliver)
-        sweep = _Sweep(None if self._newest is None else self._before_newest())
-        if left is None:
-            sweep.add(first)
-        rest = range(first.size, first.total, first.size)
+        sweep = _Sweep()
+        size, total = self.PAGE, 0
+        try:
+            first = await self._fetch(0, self.PAGE, filters)
+        except KnowledgeStackError as error:
+            sweep.trouble = error
+            if not isinstance(error, InvalidResponse):
+                return sweep
+            if left is None:
+                await self._read_in_parts(0, size, filters, sweep, deliver)
+            total = sweep.most or (0 if filters else self._counts.all or 0)
+        else:
+            size, total = first.size, first.total
+            self._note(filters, total)
+            self._deliver(first, deliver, sweep if left is None else None, left)
+            sweep.check(first)
+        sweep.seen_until = self._before_newest()
+        rest = range(size, total, size)
         if left is not None and len(rest) >= len(left):
             return sweep
 
-        troubles: list[KnowledgeStackError] = []
-
-        empty = 0
-
         async def read(start: int) -> None:
-            nonlocal empty
+            if sweep.is_over:
+                raise _Over
             try:
-                window = await self._fetch(start, first.size, filters)
+                window = await self._fetch(start, size, filters)
             except KnowledgeStackError as error:
-                troubles.append(error)  # what the other pages tell is taken all the same
+                sweep.trouble = error  # what the other pages tell is taken all the same
+                if isinstance(error, InvalidResponse) and left is None:
+                    await self._read_in_parts(start, size, filters, sweep, deliver)
             else:
-                empty = 0 if window.items else empty + 1
-                if empty >= self.MOST_EMPTY:
-                    raise WalkError(
-                        f"the server says that the list has {window.total} items, but {empty} pages, up "
-                        f"to item {window.end}, were empty"
-                    )
-                self._deliver(window, deliver)
-                if left is None:
-                    sweep.add(window)
+                self._deliver(window, deliver, sweep, left)
 
-        await run_bounded(read(start) for start in rest)
-        if troubles:
-            raise troubles[0]
+        with suppress(_Over):
+            await run_bounded(read(start) for start in rest)
         return sweep
+
+    async def _read_in_parts(
+        self,
+        start: int,
+        size: int,
+        filters: dict[str, Any],
+        sweep: _Sweep,
+        deliver: Deliver[WorkflowSummaryResponse],
+    ) -> None:
+        """Read a page in smaller ones, of which only that with the item is lost that can't be read."""
+        smaller = next((part for part in self.PARTS if part < size and size % part == 0), size)
+        begins = range(start, start + size, smaller) if smaller < size else range(0)
+        unreadable: list[int] = []
+        for begin in begins:
+            try:
+                window = await self._fetch(begin, smaller, filters)
+            except InvalidResponse:
+                unreadable.append(begin)
+            else:
+                self._deliver(window, deliver, sweep, None)
+        if len(unreadable) < len(begins):  # else it is not for an item that it can't be read
+            for begin in unreadable:
+                await self._read_in_parts(begin, smaller, filters, sweep, deliver)
 
     def _before_newest(self) -> datetime | None:
         """Since when to look for what has changed; at the beginning of the calendar, for all of it."""
@@ -233,12 +304,18 @@ class IngestionReader(Reader[WorkflowSummaryResponse]):
         self,
         window: Window[WorkflowSummaryResponse],
         deliver: Deliver[WorkflowSummaryResponse],
+        sweep: _Sweep | None,
+        left: set[str] | None,
     ) -> None:
+        if sweep is not None:
+            sweep.add(window)
         for item in window.items:
             changed = item.last_state_update_timestamp
             if changed is None or changed.year >= MAXYEAR:  # an odd one would hide all that follow
                 continue
             if self._newest is None or changed > self._newest:
                 self._newest = changed
+        if left is not None:
+            release([item for item in window.items if item.workflow_id in left], len(window.items))
         for item in window.items:
             deliver(Observation(item.workflow_id, state=item))

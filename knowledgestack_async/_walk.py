@@ -159,7 +159,6 @@ class Walk(Generic[T]):
             window = await self._read(plan)
             overlaps = plan.start < self.seam.reach
             if self.seam.joins(window, read_after=True, overlaps=overlaps):
-                self._overlap = max(1, self._overlap // 2)
                 return window, plan
             self.seam.miss()
             self._heed(window, plan)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Generic, NoReturn, Self, TypeGuard, TypeVar, cast
 
@@ -56,6 +56,7 @@ class PageIterator(Generic[T]):
         limit: int | None = None,
         keep: Callable[[T], bool] | None = None,
         position: Mapping[str, Any] | None = None,
+        release: Callable[[Sequence[T], int], None] = lambda _items, _of: None,
     ) -> None:
         self._walk = Walk(fetch, spawn, key, page_size, prefetch)
         self._key = key
@@ -68,6 +69,7 @@ class PageIterator(Generic[T]):
         """The ids that the reader came to last, what a filter took out included."""
         self._turn = asyncio.Lock()
         self._is_closed = False
+        self._release = release
         self._given = 0
         self.matched: int = 0
         if position is not None:
@@ -133,6 +135,8 @@ class PageIterator(Generic[T]):
             self._unread_from, fresh = await self._walk.next_page(wanted)
             self._fresh = len(fresh)
             self._unread.extend((item, self._keep is None or self._keep(item)) for item in fresh)
+            if self._keep is not None:
+                self._release([item for item, matches in self._unread if matches], len(fresh))
             self.matched += sum(matches for _, matches in self._unread)
             if self._limit is not None and self.matched >= self._limit:
                 self.matched = self._limit

@@ -344,6 +344,11 @@ class Session:
         return self._options.identity
 
     @property
+    def has_key_function(self) -> bool:
+        """Whether the key is asked for each time."""
+        return not isinstance(self._options.key, Secret)
+
+    @property
     def patience(self) -> object:
         """Equal for calls that wait as long and are sent as often, which may share work."""
         return self._options.timeout, self._options.retry

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from copy import copy
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -176,7 +177,7 @@ class Watch(Generic[StateT]):
             raise SessionError("use a watch with 'async with', and iterate inside of it")
         while not self._pending:
             if self._ended_by is not None:
-                raise self._ended_by
+                raise copy(self._ended_by)
             if self._is_over:
                 return
             self._news.clear()
@@ -202,6 +203,10 @@ class Watch(Generic[StateT]):
         """
         id_ = self._check(workflow_id)
         self._ids[id_] = id_
+        known = self._known.get(id_)
+        if known is not None and known.is_over:
+            self._count(known, -1)  # it is followed anew
+            del self._known[id_]
         if after is not None:
             self._after[id_] = after
         if self._subscription is not None and self._poller is not None:
@@ -348,14 +353,9 @@ class Watch(Generic[StateT]):
         self._tell(ChangeKind.MISSING, id_, previous=previous, final=not was_over, error=seen.error)
 
     def _remember(self, id_: str, now: _Known, before: _Known | None) -> None:
-        for known, step in ((before, -1), (now, 1)):
-            if known is not None:
-                status = known.status or "missing"
-                self._counts[status] += step
-                if not self._counts[status]:
-                    del self._counts[status]
-                self._finished += step * (known.is_over and known.status is not None)
-                self._missing += step * (known.status is None)
+        if before is not None:
+            self._count(before, -1)
+        self._count(now, 1)
         if now.is_over and not self._everything:  # then nothing of it but the status is needed
             now = self._ends.setdefault(now.status, now)
         self._known[id_] = now
@@ -368,6 +368,14 @@ class Watch(Generic[StateT]):
             wanted.add(id_)
         if not (self._everything or self._stays_open or wanted):
             self.stop()
+
+    def _count(self, known: _Known, step: int) -> None:
+        status = known.status or "missing"
+        self._counts[status] += step
+        if not self._counts[status]:
+            del self._counts[status]
+        self._finished += step * (known.is_over and known.status is not None)
+        self._missing += step * (known.status is None)
 
     def _tell(
         self,

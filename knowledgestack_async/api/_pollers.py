@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import Context, copy_context
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -87,9 +88,18 @@ def _poller(
 ) -> Poller[StateT]:
     session.check_usable()
 
+    # A key function may read context variables: then who waits is asked for by its own context.
+    context = copy_context() if session.has_key_function else Context()
+    values = frozenset((id(variable), id(value)) for variable, value in context.items())
+
     def make() -> Poller[StateT]:
         return Poller(
-            make_reader(), session.clock, session.chance, session.cooling_for, session.busy_for
+            make_reader(),
+            session.clock,
+            session.chance,
+            session.cooling_for,
+            session.busy_for,
+            context,
         )
 
-    return session.share((kind, session.identity, session.patience), make)
+    return session.share((kind, session.identity, session.patience, values), make)

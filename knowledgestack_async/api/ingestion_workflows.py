@@ -12,7 +12,7 @@ import attrs
 
 from .._baseline import Baseline
 from .._checks import check_callable, check_count, check_seconds
-from .._codec import pack_summary, unpack_summary
+from .._codec import pack_summary, release, unpack_summary
 from .._dialects import Route
 from .._filters import ListFilters
 from .._poller import Pace
@@ -159,6 +159,7 @@ def iter_ingestion_workflows(
         prefetch=prefetch,
         limit=limit,
         keep=filters.keeps if filters else None,
+        release=release,
         position=position,
     )
 
