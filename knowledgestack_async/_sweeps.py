@@ -110,7 +110,7 @@ class IngestionReader(Reader[WorkflowSummaryResponse]):
     MARGIN = timedelta(seconds=5)
     """How far back of the newest change that was seen to look for changes, for writes that were late."""
     MOST_SINGLY = 50
-    """At or below this many ids, what a list that can't be read lacks is read one by one."""
+    """How many ids of those that a list that can't be read lacks are read one by one in a look."""
     PARTS = (50, 25, 5, 1)
     """The sizes in which a page is read again that can't be read."""
     COUNTS_LAST = 10
@@ -130,7 +130,7 @@ class IngestionReader(Reader[WorkflowSummaryResponse]):
         self._counts = _Counts()
         self._newest: datetime | None = None
         self._partial_looks = 0
-        self._looks_by_count = 0
+        self._looks_by_count = self._turn = 0
         self._lacked: int | None = None
         self._hidden: int | None = None
 
@@ -165,14 +165,19 @@ class IngestionReader(Reader[WorkflowSummaryResponse]):
         if everything and not trouble and len(left) > self._pages(self._counts.all):
             sweep = await self._sweep({}, left, find)
             trouble = sweep.trouble
-        if trouble is None or len(left) <= self.MOST_SINGLY:
-            found = everything or len(left) < len(wanted)
-            await read_each(self._get, sorted(left), find, others_were_found=found)
-            if not everything:
-                trouble = None  # all that was wanted was found another way
-        if trouble is not None:
+        singly = sorted(left) if trouble is None else self._in_turn(left)
+        found = everything or len(left) < len(wanted)
+        await read_each(self._get, singly, find, others_were_found=found)
+        if trouble is not None and (everything or left - set(singly)):
             raise trouble
         return sight
+
+    def _in_turn(self, left: set[str]) -> list[str]:
+        """Some of what a list that can't be read lacks: others each time."""
+        ids = sorted(left)
+        begin = self._turn % max(1, len(ids))
+        self._turn += self.MOST_SINGLY
+        return [*ids[begin:], *ids[:begin]][: self.MOST_SINGLY]
 
     def _is_complete(self, sweep: _Sweep, filters: Mapping[str, Any]) -> bool:
         """Whether all was shown but what is hidden from this key.
