@@ -15,7 +15,11 @@ _SIZE = f"the body is larger than {BODY_LIMIT >> 20} MiB"
 
 
 class UnreadableBody(Exception):
-    """A body that can't be taken in."""
+    """A body that can't be taken in; ``is_cut``: because the end of it is missing."""
+
+    def __init__(self, reason: str, *, is_cut: bool = False) -> None:
+        super().__init__(reason)
+        self.is_cut = is_cut
 
 
 def codings_of(headers: Sequence[str]) -> list[str]:
@@ -114,4 +118,4 @@ class _Decoder:
     def finish(self) -> None:
         """Make sure that it is whole."""
         if self._has_begun and not self._inflate.eof:
-            raise UnreadableBody("the compressed body ends too soon")
+            raise UnreadableBody("the compressed body ends too soon", is_cut=True)

@@ -56,8 +56,36 @@ class DecodeError(Exception):
         self.path = path
 
 
+MOST_OBJECTS = 100_000
+"""How many objects and lists an answer may hold: of a small body they can take gigabytes."""
+MOST_VALUES = 1_000_000
+SMALL = 2**19
+"""Bodies up to this size can't hold enough of them to matter."""
+
+
+def check_extent(body: bytes) -> None:
+    """Make sure that a body doesn't hold so many values that reading it takes all memory.
+
+    Raises:
+        DecodeError: It does.
+    """
+    if len(body) <= SMALL:
+        return
+    objects = values = 0
+    for start in range(0, len(body), SMALL):  # so that a dense one is told soon
+        piece = body[start : start + SMALL]
+        objects += piece.count(b"{") + piece.count(b"[")
+        values += piece.count(b",")
+        if objects > MOST_OBJECTS or values > MOST_VALUES:
+            raise DecodeError(
+                f"the body holds more than {MOST_OBJECTS:,} objects and lists, "
+                f"or {MOST_VALUES:,} values"
+            )
+
+
 def decode_json(body: bytes) -> Any:
-    """Strict JSON: UTF-8 without a byte order mark, no NaN, not empty."""
+    """Strict JSON: UTF-8 without a byte order mark, no NaN, not empty, of a bounded extent."""
+    check_extent(body)
     problem = ""
     try:
         return msgspec.json.decode(body.decode())
@@ -116,6 +144,7 @@ def decode_model(body: bytes, model: type[ModelT]) -> ModelT:
     Raises:
         DecodeError: The body is not JSON, or not such an object.
     """
+    check_extent(body)
     shortcut = _SHORTCUTS.get(model)
     if shortcut is not None:
         try:
@@ -135,6 +164,7 @@ def decode_summary_page(body: bytes) -> PaginatedResponse[WorkflowSummaryRespons
     Raises:
         DecodeError: The body is not JSON, or not such a page.
     """
+    check_extent(body)
     # The hot path: msgspec decodes straight into the models, and what it can't take (a time without
     # a zone, a wrong type) goes the long way through cattrs, which reads it or says what is wrong.
     # A field that is missing costs msgspec an exception, so pages of the earlier generations go by

@@ -107,11 +107,19 @@ def _read_enum(value: Any, kind: type[OpenEnum]) -> OpenEnum:
 
 
 def _read_tuple(kind: Any) -> Callable[[Any, Any], tuple[Any, ...]]:
-    items: Any = list[get_args(kind)[0]]  # type: ignore[misc]
+    item_kind: Any = get_args(kind)[0]
 
     def read(value: Any, _: Any) -> tuple[Any, ...]:
-        _expect(list, "a list")(value, None)
-        return tuple(_CONVERTER.structure(value, items))
+        made: list[Any] = []
+        for place, item in enumerate(_expect(list, "a list")(value, None)):
+            try:
+                made.append(_CONVERTER.structure(item, item_kind))
+            except (_WrongValue, cattrs.BaseValidationError) as error:
+                # The first one is enough: of very many, cattrs would keep an error for each.
+                note = cattrs.IterableValidationNote(f"[{place}]", place, item_kind)
+                error.add_note(note)
+                raise cattrs.IterableValidationError("", [error], kind) from None
+        return tuple(made)
 
     return read
 

@@ -231,21 +231,10 @@ class IngestionReader(Reader[WorkflowSummaryResponse]):
         wants that one reads it singly.
         """
         sweep = _Sweep()
-        size, total = self.PAGE, 0
-        try:
-            first = await self._fetch(0, self.PAGE, filters)
-        except KnowledgeStackError as error:
-            sweep.trouble = error
-            if not isinstance(error, InvalidResponse):
-                return sweep
-            if left is None:
-                await self._read_in_parts(0, size, filters, sweep, deliver)
-            total = sweep.most or (0 if filters else self._counts.all or 0)
-        else:
-            size, total = first.size, first.total
-            self._note(filters, total)
-            self._deliver(first, deliver, sweep if left is None else None, left)
-            sweep.check(first)
+        found = await self._read_first(filters, left, sweep, deliver)
+        if found is None:
+            return sweep
+        size, total = found
         sweep.seen_until = self._before_newest()
         rest = range(size, total, size)
         if left is not None and len(rest) >= len(left):
@@ -266,6 +255,28 @@ class IngestionReader(Reader[WorkflowSummaryResponse]):
         with suppress(_Over):
             await run_bounded(read(start) for start in rest)
         return sweep
+
+    async def _read_first(
+        self,
+        filters: dict[str, Any],
+        left: set[str] | None,
+        sweep: _Sweep,
+        deliver: Deliver[WorkflowSummaryResponse],
+    ) -> tuple[int, int] | None:
+        """Read the first page: the size of pages and of the list, or None if that can't be told."""
+        try:
+            first = await self._fetch(0, self.PAGE, filters)
+        except KnowledgeStackError as error:
+            sweep.trouble = error
+            if not isinstance(error, InvalidResponse):
+                return None
+            if left is None:
+                await self._read_in_parts(0, self.PAGE, filters, sweep, deliver)
+            return self.PAGE, sweep.most or (0 if filters else self._counts.all or 0)
+        self._note(filters, first.total)
+        self._deliver(first, deliver, sweep if left is None else None, left)
+        sweep.check(first)
+        return first.size, first.total
 
     async def _read_in_parts(
         self,

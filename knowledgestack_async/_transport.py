@@ -439,7 +439,8 @@ class Transport:
     def _explain(self, error: Exception, progress: _Progress) -> Failure:
         """Why there is no whole answer."""
         if isinstance(error, UnreadableBody):
-            return Failure(str(error), sent=True, answer=progress.head, is_final=True)
+            is_final = not error.is_cut
+            return Failure(str(error), sent=True, answer=progress.head, is_final=is_final)
         if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
             return self._explain_connection(error)
         if isinstance(error, aiohttp.ClientHttpProxyError):

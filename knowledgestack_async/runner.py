@@ -350,12 +350,16 @@ async def _see_end(task: asyncio.Task[Any]) -> None:
         raise cancelled
 
 
+FOREVER = 10**9
+"""From this number of seconds on, a limit is none."""
+
+
 def _time_for_work(
     run: WorkflowRunResponse, age: float, margin: float
 ) -> tuple[int | None, float | None]:
     """The run's limit, and how long the work may take from now; both None if there is no limit."""
     limit = None if run.run_snapshot is None else run.run_snapshot.max_run_duration_seconds
-    if limit is None or limit <= 0:
+    if limit is None or not 0 < limit < FOREVER:
         return None, None
     left = max(0.0, limit - age)
     return limit, left - min(margin, left / 2)

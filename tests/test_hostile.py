@@ -53,33 +53,34 @@ async def test_a_body_in_several_compressed_pieces_is_read_whole():
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "error", "requests"),
     [
-        gzip.compress(json.dumps(STATUS).encode()) + b"\0" * 100_000,
-        gzip.compress(json.dumps(STATUS).encode())[:-9],
-        gzip.compress(b"")[:-1],
+        (gzip.compress(json.dumps(STATUS).encode()) + b"x" * 9, ks.InvalidResponse, 1),
+        (gzip.compress(json.dumps(STATUS).encode())[:-9], ks.ConnectionLost, 5),
+        (gzip.compress(b"")[:-1], ks.ConnectionLost, 5),
     ],
     ids=["bytes behind it", "cut", "cut and empty"],
 )
-async def test_a_compressed_body_that_is_not_whole_or_not_alone_is_refused(body):
+async def test_a_compressed_body_that_is_not_whole_or_not_alone_is_refused(body, error, requests):
     async with (
         raw_server(answering(packed(body))) as server,
         session_to(server.base_url) as session,
     ):
-        with pytest.raises(ks.ConnectionLost, match=r"compressed|decompressed"):
+        with pytest.raises(error, match=r"compressed|decompressed"):
             await ks.get_workflow_status(session, "w")
+    assert len(server.heads) == requests
 
 
 async def test_bytes_without_end_behind_a_compressed_body_are_not_taken_in(monkeypatch):
     limit = 2**16
-    monkeypatch.setattr("knowledgestack_async._transport.BODY_LIMIT", limit)
+    monkeypatch.setattr("knowledgestack_async._body.BODY_LIMIT", limit)
     empty = gzip.compress(b"")
     pieces = gzip.compress(json.dumps(STATUS).encode()) + empty * (limit // len(empty) + 1)
     async with (
         raw_server(answering(packed(pieces))) as server,
         session_to(server.base_url) as session,
     ):
-        with pytest.raises(ks.ConnectionLost, match="the body is larger than"):
+        with pytest.raises(ks.InvalidResponse, match="the body is larger than"):
             await ks.get_workflow_status(session, "w")
 
 
