@@ -11,16 +11,9 @@ import msgspec
 from . import errors
 from ._codec import DecodeError, decode_json, encode_json
 from ._dialects import Target
+from ._responses import ERROR_LIMIT, names_missing_thing, response_error
 from ._retry import Fault
-from ._wire import (
-    ERROR_LIMIT,
-    Answer,
-    Call,
-    Secret,
-    excerpt,
-    names_missing_thing,
-    response_error,
-)
+from ._wire import Answer, Call, Secret, excerpt
 from .errors import KnowledgeStackError, RequestError
 
 __all__ = ["Problem", "call_facts", "hide_in_text", "make_error", "own_copy", "without_secrets"]

@@ -15,7 +15,8 @@ import attrs
 import msgspec
 
 from ._checks import check_count, check_seconds
-from ._wire import Answer, is_quota_refusal
+from ._responses import is_quota_refusal
+from ._wire import Answer
 
 __all__ = [
     "Chance",

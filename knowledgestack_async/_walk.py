@@ -157,7 +157,7 @@ class Walk(Generic[T]):
         while True:
             plan = self._plan(reach)
             window = await self._read(plan)
-            overlaps = plan.start < self.seam.reach
+            overlaps = plan.start < reach
             if self.seam.joins(window, read_after=True, overlaps=overlaps):
                 return window, plan
             self.seam.miss()

@@ -5,33 +5,29 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import re
 import warnings
 from collections.abc import Callable, Coroutine, Mapping, MutableMapping, Sequence
-from contextlib import suppress
 from copy import copy
 from importlib import import_module
-from math import isfinite
 from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, cast
-from urllib.parse import quote, unquote, urlencode
 from uuid import UUID
 from weakref import WeakValueDictionary
 
 import aiohttp
 import attrs
 import msgspec
-from multidict import CIMultiDict
 
-from ._checks import check_count, plain
+from ._checks import check_count
 from ._clock import Clock, MonotonicClock
-from ._codec import decode_json, encode_json, load_long_way
-from ._dialects import Dialect, Target
+from ._codec import load_long_way
+from ._dialects import Dialect
 from ._engine import Done, Engine
 from ._governor import Governor
 from ._hearing import Hearing
 from ._negotiation import Negotiation, Page
+from ._raw import RawResponse, raw_call
 from ._retry import Chance, CircuitBreaker, RetryPolicy, load_backoff
 from ._settings import (
     DEFAULT_BASE_URL,
@@ -45,17 +41,15 @@ from ._settings import (
     changed,
     resolve_key,
 )
-from ._transport import Transport, TransportOptions
-from ._wire import Answer, Call, Secret, check_base_url, seal
+from ._transport import Transport
+from ._transport_options import TransportOptions
+from ._wire import Call, Secret, check_base_url, seal
 from .errors import ConfigurationError, SessionError
 
 __all__ = ["RawResponse", "Session", "SessionStats"]
 
 T = TypeVar("T")
 ClosableT = TypeVar("ClosableT", bound="Closable")
-
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_METHODS = _SAFE_METHODS | {"POST", "PUT", "PATCH", "DELETE"}
 
 
 class Closable(Protocol):
@@ -87,18 +81,6 @@ class SessionStats:
     in_flight: int
     waiting: int
     limit: int
-
-
-@attrs.frozen(kw_only=True)
-class RawResponse:
-    """What ``Session.request`` gives: the status, the headers, and the body's JSON (None if empty).
-
-    The headers' names are found in any case; one that came several times is there several times.
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    json: Any
 
 
 class _Core:
@@ -207,10 +189,7 @@ class Session:
         if not isinstance(hidden_proxy, Secret | None):
             raise ConfigurationError("proxy must look like http://host:port")
         way = TransportOptions(
-            client_session=client_session,
-            trace_configs=trace_configs,
-            proxy=hidden_proxy,
-            ssl=ssl,
+            client_session=client_session, trace_configs=trace_configs, proxy=hidden_proxy, ssl=ssl
         )
         way.check()
         self.clock: Clock = clock or MonotonicClock()
@@ -331,7 +310,7 @@ class Session:
     @property
     def given_keys(self) -> GivenKeys:
         """The last keys and tokens that functions gave, the session's and those of its views."""
-        return self._core.engine.given_keys
+        return self._core.engine.admission.given_keys
 
     @property
     def deadline(self) -> float | None:
@@ -462,25 +441,10 @@ class Session:
             answer = await session.request("GET", "/v1/documents", params={"limit": 5})
             ```
         """
-        method = plain(method).upper() if isinstance(method, str) else ""  # type: ignore[redundant-expr]
-        if method not in _METHODS:
-            raise ConfigurationError(f"method must be one of {', '.join(sorted(_METHODS))}")
-        safe = method in _SAFE_METHODS
-        target = Target(_checked_path(path), _checked_query({} if params is None else params))
-        body = None if json is None else _checked_body(json)
-        done = await self.execute(
-            Call(
-                method=method,
-                target=lambda _: target,
-                read=_read_raw,
-                accepted=None if safe else _accepted_raw,
-                idempotent=safe if idempotent is None else idempotent,
-                effect=not safe,
-                body=body,
-                own_connection=True,
-            )
+        call = raw_call(
+            method, path, params={} if params is None else params, json=json, idempotent=idempotent
         )
-        return done.value
+        return (await self.execute(call)).value
 
     def execute(self, call: Call[T]) -> Coroutine[Any, Any, Done[T]]:
         """Send a call; what the endpoint functions await.
@@ -548,69 +512,3 @@ def _found_or_made(
     if found is None:
         found = there[key] = make()
     return cast("ClosableT", found)
-
-
-def _checked_path(path: object) -> str:
-    if not isinstance(path, str):
-        raise ConfigurationError(f"path must be a str, not {type(path).__name__}")
-    path = plain(path)
-    problem = ""
-    if not path.startswith("/") or path.startswith("//"):
-        problem = "must begin with one slash: it is a path below the base URL"
-    elif any(not char.isprintable() or char in " \\?#" for char in path):
-        problem = "must not hold spaces, control characters, backslashes, '?' or '#'"
-    elif {".", ".."} & set(re.split(r"[/\\]", unquote(path))):
-        problem = "must not hold '.' or '..'"
-    if problem:
-        raise ConfigurationError(f"path {path[:100]!r} {problem}")
-    return quote(path, safe="/%:@!$&'()*+,;=~-._")
-
-
-def _checked_query(params: object) -> str:
-    if not isinstance(params, Mapping):
-        raise ConfigurationError(f"params must be a mapping, not {type(params).__name__}")
-    texts: dict[str, str] = {}
-    for name, value in cast("Mapping[object, object]", params).items():
-        text = _query_text(value)
-        if not isinstance(name, str) or text is None:
-            raise ConfigurationError(
-                f"params must be texts, finite numbers or booleans by their names, not {name!r}: "
-                f"{type(value).__name__}"
-            )
-        texts[plain(name)] = text
-    with suppress(UnicodeEncodeError):
-        return urlencode(texts)
-    raise ConfigurationError("params have half a character in them (a lone surrogate)")
-
-
-def _query_text(value: object) -> str | None:
-    """A value of the query as a text; None if it can't be one."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return plain(value)
-    if isinstance(value, UUID):
-        return str(value)
-    if isinstance(value, int):
-        return int.__repr__(value)
-    return float.__repr__(value) if isinstance(value, float) and isfinite(value) else None
-
-
-def _checked_body(json: object) -> bytes:
-    reason = ""
-    try:
-        return encode_json(json)
-    except (TypeError, ValueError, OverflowError) as error:  # msgspec's own are of these
-        reason = str(error)
-    except RecursionError:
-        reason = "it holds itself, or is nested too deeply"
-    raise ConfigurationError(f"json can't be sent: {reason}")
-
-
-def _read_raw(answer: Answer, _dialect: Dialect) -> RawResponse:
-    json = decode_json(answer.body) if answer.body else None
-    return RawResponse(status=answer.status, headers=CIMultiDict(answer.headers), json=json)
-
-
-def _accepted_raw(answer: Answer) -> RawResponse:
-    return RawResponse(status=answer.status, headers=CIMultiDict(answer.headers), json=None)

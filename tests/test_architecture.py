@@ -20,18 +20,24 @@ SPINE = [
     {"_structuring"},
     {"_codec"},
     {"_dialects", "_wire"},
+    {"_responses"},
     {"_retry", "_governor", "_problems", "_negotiation", "_settings"},
-    {"_transport"},
-    {"_hearing"},
+    {"_transport", "_transport_options", "_body"},
+    {"_hearing", "_outcome"},
+    {"_admission", "_routes"},
     {"_engine"},
-    {"session"},
+    {"session", "_raw"},
     {"api"},
     {"cli"},
 ]
 USING_THE_SANDBOX = {"cli", "pytest_plugin"}
 WITH_HTTP = {
     "_transport",
+    "_transport_options",
     "_hearing",
+    "_outcome",
+    "_admission",
+    "_routes",
     "_engine",
     "session",
     "api",
@@ -122,7 +128,7 @@ def test_all_modules_of_the_house_were_found():
     assert {"errors", "models", "session", "api.workflows", "__init__"} <= set(MODULES)
     assert {"pages", "_windows", "monitor"} <= set(MODULES)
     assert MODULES["_retry"].foreign >= {"backoff", "attrs"}
-    assert MODULES["_retry"].ours == {"_checks", "_wire"}
+    assert MODULES["_retry"].ours == {"_checks", "_responses", "_wire"}
     assert "api._calls" in MODULES["api.workflows"].ours
     assert "errors" in reached_from("session")
 
@@ -167,7 +173,7 @@ def test_walks_waits_and_bulk_are_handed_what_they_call(name):
 @pytest.mark.parametrize(
     ("library", "homes"),
     [
-        ("aiohttp", {"_transport", "session"}),
+        ("aiohttp", {"_transport", "_transport_options", "session"}),
         ("backoff", {"_retry"}),
         ("cattrs", {"_structuring"}),
         ("click", set()),

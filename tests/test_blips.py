@@ -75,9 +75,14 @@ async def until(condition: Callable[[], object], virtual: VirtualTime) -> None:
 # A blip
 
 
-@pytest.mark.parametrize("count", [20, 100, 200])
-@pytest.mark.parametrize("lasting", [0.1, 0.3, 1.0, 2.0])
-@pytest.mark.parametrize("kind", ["503", "502", "reset"])
+@pytest.mark.parametrize(
+    ("kind", "lasting", "count"),
+    [
+        (kind, lasting, (20, 100, 200)[(place + turn) % 3])
+        for place, kind in enumerate(("503", "502", "reset"))
+        for turn, lasting in enumerate((0.1, 0.3, 1.0, 2.0))
+    ],
+)
 @in_virtual_time
 async def test_a_blip_fails_no_gathered_read(virtual, kind, lasting, count):
     async with Sandbox(ingestions=20) as box:
@@ -196,26 +201,25 @@ async def test_nor_one_of_a_poll(virtual, kind, lasting, count):
 @pytest.mark.parametrize("kind", ["503", "502", "reset"])
 @in_virtual_time
 async def test_nor_a_walk(virtual, kind, lasting):
-    async with Sandbox(ingestions=3_000, record=False) as box:
+    async with Sandbox(ingestions=1_000, record=False) as box:
         async with box.session(clock=virtual, chance=seeded(kind, lasting)) as session:
             got = []
             async for item in ks.iter_ingestion_workflows(session, page_size=20):
                 got.append(item.workflow_id)
-                if len(got) == 800:
+                if len(got) == 400:
                     begin_blip(box, virtual, kind, lasting)
     assert got == list(box.store.ids())
 
 
-@pytest.mark.parametrize("kind", ["503", "502", "reset"])
 @in_virtual_time
-async def test_nor_a_walk_of_very_many(virtual, kind):
+async def test_nor_a_walk_of_very_many(virtual):
     async with Sandbox(ingestions=20_000, record=False) as box:
-        async with box.session(clock=virtual, chance=seeded(kind)) as session:
+        async with box.session(clock=virtual, chance=seeded("many")) as session:
             got = 0
             async for _ in ks.iter_ingestion_workflows(session):
                 got += 1
                 if got == 4_000:
-                    begin_blip(box, virtual, kind, 1.0)
+                    begin_blip(box, virtual, "503", 1.0)
     assert got == 20_000
 
 
@@ -265,7 +269,7 @@ async def test_nor_a_callback_beside_reads(virtual):
             assert await outcomes(calls) == {"fine": 130}
 
 
-@pytest.mark.parametrize(("kind", "lasting"), [("503", 0.3), ("reset", 0.3), ("502", 1.0)])
+@pytest.mark.parametrize(("kind", "lasting"), [("503", 0.3), ("reset", 0.1), ("502", 0.1)])
 async def test_nor_a_read_in_real_time(kind, lasting):
     async with Sandbox(ingestions=20) as box:
         async with box.session(chance=seeded(kind, "real")) as session:

@@ -19,7 +19,7 @@ from test_secrets import shown
 from wire_examples import NUMBERED, RUN, STATUS, SUMMARY
 
 import knowledgestack_async as ks
-from knowledgestack_async._wire import read_retry_after
+from knowledgestack_async._responses import read_retry_after
 from knowledgestack_async.sandbox import Fault, Sandbox
 from support import KEY, FakeClock, answering, http, ids_of, raw_server, run_id_of
 

@@ -258,32 +258,6 @@ async def test_a_job_that_was_killed_still_goes_on_with_its_own_log(server, old,
     assert max(ran(server).values()) == 1
 
 
-@pytest.mark.parametrize("suffix", TAKEN_UP)
-async def test_another_jobs_closed_journal_that_is_moved_to_a_log_is_not_mixed_with_it(
-    server, old, new, tmp_path, suffix
-):
-    """It is whole by itself: SQLite would take up the log that lies there all the same."""
-    other = tmp_path / "other.journal"
-    async with ks.Session(KEY, server.base_url) as session:
-        async with ks.rerun_ingestions(session, new, journal=other, rate=1) as job:
-            await anext(job)
-    assert not beside_of(other, "-wal").exists()
-    left = set(new) - ran(server).keys()
-    assert left
-    whole = other.read_bytes()
-    lay(old, tmp_path / NAME, [suffix], "deleted")
-    other.rename(tmp_path / NAME)
-    came = await begin(server, [], tmp_path / NAME)
-    assert not old.ids & ran(server).keys()
-    assert max(ran(server).values()) == 1
-    if isinstance(came, ks.JournalError):
-        assert NAME + suffix in str(came)
-        assert (tmp_path / NAME).read_bytes() == whole
-    else:
-        assert {item.workflow_id for item in came[1].items} == set(new)
-        assert ran(server) == Counter(new)
-
-
 # --- while the old job's process still runs ---
 
 HOLDER = """

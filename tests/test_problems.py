@@ -42,7 +42,8 @@ BROKEN = Problem(Fault.UNCERTAIN, "the server answered 500", answer(500))
 REDIRECT = Problem(Fault.ODD, "the server answered 302", answer(302))
 UNREADABLE = Problem(Fault.ODD, "expected a text, got null", answer(200), json_path="$.status")
 REFUSED = Problem(Fault.NOT_SENT, "no connection: refused")
-UNTRUSTED = Problem(Fault.UNTRUSTED, "TLS failed: expired")
+TRUST = "Check the server's certificate, or give ssl= a context that trusts it."
+UNTRUSTED = Problem(Fault.UNTRUSTED, "TLS failed: expired", hint=TRUST)
 MISSING = Problem(Fault.DENIED, "the server answered 404", answer(404))
 QUOTA = Problem(Fault.QUOTA, "429", Answer(429, {}, b'{"detail": "x", "code": "quota_exceeded"}'))
 
@@ -167,7 +168,7 @@ def test_at_most_200_characters_of_a_body_are_shown(body):
 
 
 def test_a_certificate_that_is_not_trusted_has_its_own_hint():
-    assert "ssl=" in error_of("read", UNTRUSTED).hint
+    assert error_of("read", UNTRUSTED).hint == TRUST
     assert "base URL" in error_of("read", REFUSED).hint
 
 

@@ -247,11 +247,21 @@ async def test_request_is_sent_again_only_where_that_is_safe(sandbox, session):
 
 
 async def test_a_success_that_cant_be_read_is_accepted_and_not_sent_again(sandbox, session):
-    sandbox.faults.add(Fault("garbage", body="html", status=201))
+    sandbox.faults.add(Fault("garbage", body="digits", status=201))
     path = f"/v1/workflow-runs/{run_id_of(sandbox)}/callback"
     answer = await session.request("POST", path, json={"status": "FAILED"})
     assert (answer.status, answer.json) == (201, None)
-    assert len(sandbox.effects) == 1
+    assert len(sandbox.requests) == len(sandbox.effects) == 1
+
+
+async def test_a_success_that_is_another_servers_page_is_none_and_not_sent_again(sandbox, session):
+    sandbox.faults.add(Fault("garbage", body="html", status=201))
+    path = f"/v1/workflow-runs/{run_id_of(sandbox)}/callback"
+    with pytest.raises(ks.OutcomeUnknown, match="another server's page") as caught:
+        await session.request("POST", path, json={"status": "FAILED"})
+    assert (caught.value.status, caught.value.tries) == (201, 1)
+    assert not caught.value.safe_to_retry
+    assert len(sandbox.requests) == 1
 
 
 @pytest.mark.parametrize(

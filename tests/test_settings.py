@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import knowledgestack_async as ks
 from knowledgestack_async._checks import check_count, check_seconds
 from knowledgestack_async._settings import (
+    UNSET,
     GivenKeys,
     SealedHeaders,
     call_options,
@@ -35,7 +36,7 @@ def options(api_key="sk-user-1", timeout=30.0, deadline=None, headers=None, retr
 
 
 def but(options_, **changes):
-    unchanged = dict.fromkeys(["api_key", "timeout", "deadline", "headers", "retry"])
+    unchanged = dict.fromkeys(["api_key", "timeout", "headers", "retry"]) | {"deadline": UNSET}
     seals = {"api_key": seal, "headers": SealedHeaders}
     sealed = {name: seals.get(name, lambda same: same)(value) for name, value in changes.items()}
     return changed(options_, **{**unchanged, **sealed})
@@ -246,8 +247,8 @@ def test_a_headers_value_is_a_text_without_control_characters(value):
 
 
 def test_other_headers_are_taken():
-    assert options(headers={"X-Tenant": "a b é"}).headers == {"X-Tenant": "a b é"}
-    assert options().headers == {}
+    assert options(headers={"X-Tenant": "a b é"}).headers.reveal() == {"X-Tenant": "a b é"}
+    assert options().headers.reveal() == {}
 
 
 def test_options_that_may_see_different_things_have_different_identities():
@@ -273,6 +274,13 @@ def test_an_identity_does_not_tell_the_key():
 def test_what_is_not_changed_stays():
     before = options(deadline=9, headers={"A": "1"})
     assert but(before) == before
+    after = but(before, timeout=1)
+    assert (after.key, after.deadline, after.retry) == (before.key, 9.0, before.retry)
+    assert after.headers.reveal() == {"A": "1"}
+
+
+def test_a_deadline_can_be_taken_off():
+    assert but(options(deadline=9), deadline=None).deadline is None
 
 
 def test_each_option_can_be_changed():
@@ -283,14 +291,14 @@ def test_each_option_can_be_changed():
     )
     assert after.key.reveal() == "k-2"
     assert (after.timeout, after.deadline, after.retry) == (1.0, 2.0, policy)
-    assert after.headers == {"A": "1", "B": "2", "C": "2"}
-    assert before.headers == {"A": "1", "B": "1"}
+    assert after.headers.reveal() == {"A": "1", "B": "2", "C": "2"}
+    assert before.headers.reveal() == {"A": "1", "B": "1"}
     assert before.key.reveal() == "sk-user-1"
 
 
 def test_a_header_is_replaced_however_it_is_spelt():
     after = but(options(headers={"X-Tenant": "a", "X-Other": "b"}), headers={"x-tenant": "c"})
-    assert after.headers == {"X-Other": "b", "x-tenant": "c"}
+    assert after.headers.reveal() == {"X-Other": "b", "x-tenant": "c"}
 
 
 @pytest.mark.parametrize(

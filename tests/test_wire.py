@@ -20,6 +20,12 @@ import knowledgestack_async as ks
 from knowledgestack_async import errors
 from knowledgestack_async._codec import DecodeError
 from knowledgestack_async._dialects import GENERATIONS, Route
+from knowledgestack_async._responses import (
+    is_quota_refusal,
+    read_bulk_answer,
+    read_retry_after,
+    response_error,
+)
 from knowledgestack_async._wire import (
     Answer,
     Misdelivered,
@@ -28,17 +34,13 @@ from knowledgestack_async._wire import (
     check_credential,
     check_id,
     excerpt,
-    is_quota_refusal,
     list_reader,
     model_reader,
-    read_bulk_answer,
-    read_retry_after,
-    response_error,
     route_target,
     seal,
 )
 
-DOCUMENTED, OFFSETS, SYSTEM_JOBS = GENERATIONS
+DOCUMENTED, OFFSETS, UNFILTERED, SYSTEM_JOBS = GENERATIONS
 FACTS = {"method": "GET", "path": "/v1/x", "tries": 2}
 WALL_CLOCK = datetime(2026, 5, 1, 10, tzinfo=UTC).timestamp()
 
@@ -178,17 +180,19 @@ def test_a_long_id_is_shown_in_part():
         ("https://api.example.com", "https://api.example.com"),
         ("https://api.example.com/", "https://api.example.com"),
         ("https://api.example.com:8443/ks/v2/", "https://api.example.com:8443/ks/v2"),
-        ("HTTPS://api.example.com", "HTTPS://api.example.com"),
+        ("HTTPS://api.example.com", "https://api.example.com"),
         ("http://localhost:8000", "http://localhost:8000"),
         ("http://ks.localhost", "http://ks.localhost"),
         ("http://127.0.0.1:1", "http://127.0.0.1:1"),
         ("http://127.9.9.9", "http://127.9.9.9"),
         ("http://[::1]:8000", "http://[::1]:8000"),
-        ("https://bücher.example/X", "https://bücher.example/X"),
+        ("https://bücher.example/X", "https://xn--bcher-kva.example/X"),
+        ("https://xn--bcher-kva.example/X", "https://xn--bcher-kva.example/X"),
+        ("https://host/ä%2Fb", "https://host/%C3%A4%2Fb"),
     ],
 )
 def test_a_sound_base_url_is_taken(text, kept):
-    assert check_base_url(text, allow_plain_http=False) == kept
+    assert check_base_url(seal(text), allow_plain_http=False) == kept
 
 
 LOOKS = "it must look like https://host or https://host/prefix"
@@ -202,9 +206,6 @@ PLAIN = "plain http would show the key on the way; use https, or allow_plain_htt
 @pytest.mark.parametrize(
     ("text", "shown", "problem"),
     [
-        ("", "", LOOKS),
-        ("api.example.com", "api.example.com", LOOKS),
-        ("//api.example.com", "//api.example.com", LOOKS),
         ("https://", "https://", LOOKS),
         ("file:///etc/passwd", "file:///etc/passwd", LOOKS),
         ("ftp://host", "ftp://host", LOOKS),
@@ -236,8 +237,22 @@ PLAIN = "plain http would show the key on the way; use https, or allow_plain_htt
 )
 def test_another_base_url_is_refused(text, shown, problem):
     with pytest.raises(ks.ConfigurationError) as caught:
-        check_base_url(text, allow_plain_http=False)
+        check_base_url(seal(text), allow_plain_http=False)
     assert str(caught.value) == f"base_url ('{shown}'): {problem}"
+
+
+@pytest.mark.parametrize("text", ["", "api.example.com", "//api.example.com", "sk-user-canary"])
+def test_what_may_be_a_key_in_the_urls_place_is_not_shown(text):
+    with pytest.raises(ks.ConfigurationError) as caught:
+        check_base_url(seal(text), allow_plain_http=False)
+    assert str(caught.value) == f"base_url: {LOOKS}"
+
+
+@pytest.mark.parametrize("given", [None, 5, b"https://host", ["https://host"]])
+def test_a_base_url_of_another_type_is_refused(given):
+    with pytest.raises(ks.ConfigurationError) as caught:
+        check_base_url(seal(given), allow_plain_http=False)
+    assert str(caught.value) == f"base_url must be a str, not {type(given).__name__}"
 
 
 @pytest.mark.parametrize(
@@ -246,11 +261,11 @@ def test_another_base_url_is_refused(text, shown, problem):
 )
 def test_a_base_url_that_is_none_is_refused_in_pythons_words(text, problem):
     with pytest.raises(ks.ConfigurationError, match=rf"^base_url \('.*'\): {problem}"):
-        check_base_url(text, allow_plain_http=False)
+        check_base_url(seal(text), allow_plain_http=False)
 
 
 def test_plain_http_is_allowed_where_asked_for():
-    assert check_base_url("http://10.0.0.1", allow_plain_http=True) == "http://10.0.0.1"
+    assert check_base_url(seal("http://10.0.0.1"), allow_plain_http=True) == "http://10.0.0.1"
 
 
 def test_a_credential_is_one_word_of_plain_ascii():
@@ -336,7 +351,11 @@ def at(seconds):
         ("0", 0.0),
         ("2", 2.0),
         (" 7.5 ", 7.5),
-        ("1e3", 1000.0),
+        ("7.", 7.0),
+        ("1e3", None),
+        (".5", None),
+        ("+2", None),
+        ("1_0", None),
         ("", None),
         ("-1", None),
         ("nan", None),
@@ -577,6 +596,7 @@ def listed(**envelope):
         (DOCUMENTED, 40, {**NUMBERED, "page": 3}),
         (DOCUMENTED, 40, {**NUMBERED, "page": 3, "page_size": 5}),
         (OFFSETS, 40, {**OFFSET, "offset": 40}),
+        (UNFILTERED, 40, {**OFFSET, "offset": 40, "limit": 7}),
         (SYSTEM_JOBS, 40, {**OFFSET, "offset": 40, "limit": 7}),
         # A server of another generation ignores what it doesn't know: no stray answer, that.
         (DOCUMENTED, 40, OFFSET),
@@ -594,6 +614,7 @@ def test_the_page_that_was_asked_for_is_read(dialect, start, envelope):
         (DOCUMENTED, 40, NUMBERED, 3, 1),
         (DOCUMENTED, 0, {**NUMBERED, "page": 2}, 1, 2),
         (OFFSETS, 40, OFFSET, 40, 0),
+        (UNFILTERED, 0, {**OFFSET, "offset": 20}, 0, 20),
         (SYSTEM_JOBS, 0, {**OFFSET, "offset": 20}, 0, 20),
     ],
 )
@@ -645,7 +666,7 @@ def test_a_bulk_answer_of_another_form_is_an_error(body):
 
 
 def test_a_prefix_and_a_path_make_one_url():
-    base = check_base_url("https://host/ks/", allow_plain_http=False)
+    base = check_base_url(seal("https://host/ks/"), allow_plain_http=False)
     target = route_target(Route.RUN_CALLBACK, "a b")(SYSTEM_JOBS)
     assert urlsplit(base + target.path).path == "/ks/v1/workflow-runs/a%20b/callback"
 

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from .._checks import check_count, check_seconds
 from .._dialects import Dialect, Route
+from .._responses import http_date
 from .._spool import Spool, SpoolEntry, SpoolReport, deliver_entries
 from .._wire import (
     Answer,
@@ -22,7 +23,6 @@ from .._wire import (
     Secret,
     check_credential,
     check_id,
-    http_date,
     model_reader,
     route_target,
     seal,

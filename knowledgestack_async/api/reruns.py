@@ -10,9 +10,10 @@ from .._codec import encode_json, pack_ending
 from .._dialects import Dialect, Route, Target
 from .._journal import SqliteJournal
 from .._rerun_settings import RerunSettings
+from .._responses import read_bulk_answer
 from .._retry import RetryPolicy
 from .._upstream import Accepted, BulkAnswer
-from .._wire import Call, Permit, Priority, check_id, read_bulk_answer
+from .._wire import Call, Permit, Priority, check_id
 from ..bulk import RerunJob, Source
 from ..errors import ConfigurationError, InvalidResponse, NotFound, RequestError
 from ..models import WorkflowSummaryResponse
