@@ -144,11 +144,10 @@ class Sender:
         try:
             answer = await self._upstream.rerun_many(list(versions), parcel)
         except (BadRequest, UnprocessableEntity, NotFound) as error:
-            if isinstance(error, NotFound):
-                if not (error.names_it or error.lacks_route):
-                    raise  # a proxy's, or another pod's
+            if isinstance(error, NotFound) and (error.names_it or error.lacks_route):
                 self._upstream.lacks_bulk()
-            # Nothing acted: one of them can't be in a bulk rerun, or the server has none after all.
+            # Nothing acted: one of them can't be in a bulk rerun, the server has none after all, or a
+            # proxy answered, which the single ones will meet if it is in their way, too.
             self._supply.send_singly(parcel.items)
             return []
         self._breaker.succeeded(parcel.since)

@@ -167,8 +167,12 @@ class IngestionReader(Reader[WorkflowSummaryResponse]):
             trouble = sweep.trouble
         singly = sorted(left) if trouble is None else self._in_turn(left)
         found = everything or len(left) < len(wanted)
+        if trouble is not None and not isinstance(trouble, InvalidResponse | WalkError):
+            # One shows whether the server is away, or only its list.
+            await read_each(self._get, singly[:1], find, others_were_found=False)
+            singly = singly[1:]
         await read_each(self._get, singly, find, others_were_found=found)
-        if trouble is not None and (everything or left - set(singly)):
+        if trouble is not None and (everything or left.difference(singly)):
             raise trouble
         return sight
 

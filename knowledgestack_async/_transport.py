@@ -80,12 +80,18 @@ class _Progress(Interruption):
 _CURRENT_TRY: ContextVar[_Progress | None] = ContextVar("current_try", default=None)
 
 
+# The kinds that need no descriptor of their own, for there may be none left.
+_SELECTOR: type[selectors.BaseSelector] = getattr(
+    selectors, "PollSelector", selectors.SelectSelector
+)
+
+
 def _is_readable(transport: asyncio.BaseTransport | None) -> bool:
     """Whether something lies unread in an idle connection's socket: its end, mostly."""
     sock = None if transport is None else transport.get_extra_info("socket")
     if sock is None or sock.fileno() < 0:
         return False
-    with selectors.DefaultSelector() as selector:
+    with _SELECTOR() as selector:
         selector.register(sock.fileno(), selectors.EVENT_READ)
         return bool(selector.select(0))
 

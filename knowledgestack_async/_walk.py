@@ -47,6 +47,7 @@ class Walk(Generic[T]):
     MOST_STRAIN = 4
     MOST_CHECKS = 3
     """After so many short windows that held all that was there, the others are believed."""
+    LOOKS_AHEAD = 3
     VAGUE = 0.25
     """What a check counts for that showed nothing."""
 
@@ -153,19 +154,24 @@ class Walk(Generic[T]):
             total: The newest total that is known.
         """
         reach = self.seam.reach if total is None else self.seam.reach_in(total)
-        back, has_looked_ahead = 0, False
+        back, looks_ahead, newest_total = 0, 0, None
         while True:
             plan = self._plan(reach)
             window = await self._read(plan)
             overlaps = plan.start < reach
             if self.seam.joins(window, read_after=True, overlaps=overlaps):
+                if not looks_ahead and not back:
+                    self._overlap -= self._overlap // 8
                 return window, plan
             self.seam.miss()
             self._heed(window, plan)
             pushed_to = self.seam.reach + window.total - (self.seam.total or 0)
-            if pushed_to > reach and not has_looked_ahead:
-                # More came in meanwhile than a window holds: what was read last is further on.
-                reach, has_looked_ahead = pushed_to, True
+            if pushed_to > reach and looks_ahead < self.LOOKS_AHEAD:
+                # More came in meanwhile than a window holds: what was read last is further on, and
+                # as much may come in again during the next request.
+                grown = 0 if newest_total is None else max(0, window.total - newest_total)
+                reach, newest_total = pushed_to + grown, window.total
+                looks_ahead += 1
                 continue
             reach = min(reach, self.seam.look_back(window))
             found = await self._find_place() if self.seam.is_resumed else None

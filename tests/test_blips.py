@@ -406,7 +406,7 @@ async def test_an_outage_is_not_fed_and_each_call_fails_in_its_own_time(virtual,
 @in_virtual_time
 async def test_a_large_poll_costs_hardly_more_than_a_request_a_call(virtual):
     """Its calls come a hundred at a time, so the outage lasts for as long as a hundred rounds."""
-    virtual.GRAIN = 0.2
+    virtual.GRAIN = 0.5
     count = 10_000
     async with broken_server("503") as server:
         async with ks.Session(KEY, server.base_url, clock=virtual, chance=seeded(1)) as session:

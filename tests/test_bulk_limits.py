@@ -131,7 +131,7 @@ async def test_leaving_does_not_wait_for_a_pause_that_the_server_asked_for(path,
         box.faults.add(Fault("status", method="POST", status=429, retry_after=60))
         async with ks.rerun_ingestions(session, failed, journal=path) as job:
             # In bulk all that is sent at a time may be refused, so that nothing waits for a slot.
-            while not (session.stats.retries and (session.stats.waiting or each > 1)):
+            while not (session.stats.cool_downs and (session.stats.waiting or each > 1)):
                 await asyncio.sleep(0.001)
             began = loop.time()
         assert loop.time() - began < SOON / 2

@@ -210,7 +210,8 @@ def test_ids_that_do_not_exist_are_not_found(cli, server, journal):
     assert result.code == 3
     assert result.err == "Of 2: 1 refused, 1 accepted.\nnot found: nope\n"
     assert cli("jobs", "resume", str(journal)).code == 3
-    server.faults.add(Fault("status", status=404, id=second, method="POST"))
+    gone = {"detail": "No such ingestion"}  # one that names nothing may be a proxy's
+    server.faults.add(Fault("status", status=404, body=gone, id=second, method="POST"))
     assert cli("ingestions", "rerun", second, "--yes").code == 3
     server.faults.clear()
     server.faults.add(Fault("status", status=409, id=second, method="POST"))

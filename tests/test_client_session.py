@@ -269,7 +269,7 @@ async def test_calls_beyond_its_connections_wait_for_a_slot_and_run_into_no_time
     mine = aiohttp.ClientSession(connector=aiohttp.TCPConnector(**bounds))
     options = {"timeout": 0.4, "retry": ks.RetryPolicy(tries=1)}
     async with theirs(sandbox, mine, **options) as session:
-        found = await hold_up(sandbox, session, 20)
+        found = await hold_up(sandbox, session, 12)
         assert [error for error in found if isinstance(error, Exception)] == []
         assert session.stats.limit <= 2
     assert sandbox.max_in_flight == 2

@@ -146,9 +146,7 @@ async def test_a_change_of_generation_during_a_walk_loses_nothing(box, user, lat
     assert found == ids
 
 
-@pytest.mark.parametrize(
-    ("status", "kind"), [(401, ks.Unauthorized), (403, ks.NotFound), (500, ks.NotFound)]
-)
+@pytest.mark.parametrize(("status", "kind"), [(401, ks.Unauthorized), (500, ks.ServerError)])
 async def test_a_probe_that_meets_trouble_decides_nothing(status, kind, clock):
     async with Sandbox(ingestions=5, dialect="system-jobs") as box:
         box.faults.add(Fault("status", status=status, route="list_ingestion_workflows", times=5))
@@ -160,6 +158,17 @@ async def test_a_probe_that_meets_trouble_decides_nothing(status, kind, clock):
                 assert session.dialect == "documented"
             assert await ks.get_workflow_status(session, box.store.ids()[0])
             assert session.dialect == "system-jobs"
+
+
+async def test_a_list_that_this_key_may_not_read_is_there(clock):
+    async with Sandbox(ingestions=5, dialect="system-jobs") as box:
+        box.faults.add(Fault("status", status=403, route="list_ingestion_workflows"))
+        async with box.session(clock=clock) as session:
+            for _ in range(5):
+                assert await ks.get_workflow_status(session, box.store.ids()[0])
+                # Only items would tell that it can more.
+                assert session.dialect == "system-jobs-unfiltered"
+        assert box.request_counts["list_ingestion_workflows"] == 1
 
 
 async def test_a_confirmed_dialect_is_asked_about_again_after_half_a_minute_only(clock):

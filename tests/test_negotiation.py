@@ -509,13 +509,17 @@ async def test_a_thousand_tasks_ask_once():
     assert set(site.ids.values()) == {2}
 
 
-async def test_a_thousand_missing_items_are_asked_about_once():
+async def test_a_thousand_missing_items_are_asked_about_together():
     site = Site(OFFSET, has=False)
     async with site.session() as session:
         found = await ask_for_many(site, session)
         assert session.dialect == "offset"
     assert Counter(map(type, found)) == {ks.NotFound: MANY}
-    assert site.lists == {"/v1/system-jobs": 1, "/v1/workflows": 1}
+    # Another pod may have the route: the first ones are sent again a few times, each time after one
+    # probe for all; once these gave up, the others are sent again but once.
+    assert site.lists == {"/v1/system-jobs": 7, "/v1/workflows": 7}
+    assert max(site.ids.values()) == 7
+    assert site.ids.total() <= 3 * MANY
 
 
 @pytest.mark.parametrize("is_confirmed", [True, False])

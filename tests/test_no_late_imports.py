@@ -222,28 +222,30 @@ RAW = {
 }
 
 
-@pytest.fixture(scope="module")
-def answered(tmp_path_factory):
-    """What the program made of each answer."""
-
-    async def run_all():
-        async with AsyncExitStack() as stack:
-            cases = []
-            for name, (scenario, script, _) in RAW.items():
-                server = await stack.enter_async_context(raw_server(script))
-                place = str(tmp_path_factory.mktemp("place"))
-                cases.append((name, scenario, server.base_url, place, None))
-            return await run_child(*cases)
-
-    return asyncio.run(run_all())
+def must_be(done, expected):
+    """Each case came to what is expected, if something is (else to no bare error), and imported nothing."""
+    assert done.keys() == expected.keys()
+    assert {name: late for name, (_, late) in done.items() if late} == {}
+    assert {name: found for name, (found, _) in done.items() if "bare" in str(found)} == {}
+    known = {name: found for name, found in expected.items() if found is not None}
+    assert {name: done[name][0] for name in known} == known
 
 
-@pytest.mark.parametrize("case", RAW)
-def test_what_a_server_answers_needs_no_further_module(answered, case):
-    found, late = answered[case]
-    assert late == []
-    assert "bare" not in str(found)
-    assert RAW[case][2] is None or found == RAW[case][2]
+async def test_what_a_server_answers_needs_no_further_module(tmp_path):
+    async with AsyncExitStack() as stack:
+        cases = []
+        for number, (name, (scenario, script, _)) in enumerate(RAW.items()):
+            server = await stack.enter_async_context(raw_server(script))
+            cases.append((name, scenario, server.base_url, place_in(tmp_path, number), None))
+        done = await run_child(*cases)
+    must_be(done, {name: expected for name, (_, _, expected) in RAW.items()})
+
+
+def place_in(folder, number):
+    """A folder of a case's own."""
+    place = folder / str(number)
+    place.mkdir()
+    return str(place)
 
 
 BOXES = {
@@ -272,29 +274,15 @@ BOXES = {
 }
 
 
-@pytest.fixture(scope="module")
-def went_wrong(tmp_path_factory):
-    """What the program made of each fault."""
-
-    async def run_all():
-        async with AsyncExitStack() as stack:
-            cases = []
-            for name, (scenario, fault, _) in BOXES.items():
-                box = await stack.enter_async_context(Sandbox(ingestions=200, api_key=KEY))
-                box.faults.add(fault)
-                place = str(tmp_path_factory.mktemp("place"))
-                cases.append((name, scenario, box.base_url, place, None))
-            return await run_child(*cases)
-
-    return asyncio.run(run_all())
-
-
-@pytest.mark.parametrize("case", BOXES)
-def test_what_goes_wrong_on_the_way_needs_no_further_module(went_wrong, case):
-    found, late = went_wrong[case]
-    assert late == []
-    assert "bare" not in str(found)
-    assert BOXES[case][2] is None or found == BOXES[case][2]
+async def test_what_goes_wrong_on_the_way_needs_no_further_module(tmp_path):
+    async with AsyncExitStack() as stack:
+        cases = []
+        for number, (name, (scenario, fault, _)) in enumerate(BOXES.items()):
+            box = await stack.enter_async_context(Sandbox(ingestions=200, api_key=KEY))
+            box.faults.add(fault)
+            cases.append((name, scenario, box.base_url, place_in(tmp_path, number), None))
+        done = await run_child(*cases)
+    must_be(done, {name: expected for name, (_, _, expected) in BOXES.items()})
 
 
 async def test_finding_out_the_generation_needs_no_further_module(tmp_path):
@@ -321,39 +309,28 @@ UNREACHED = ["127.0.0.1", "localhost", "no-such-host.invalid", "untrusted", "no 
 PROXIES = ["down", "407", "502", "no HTTP"]
 
 
-@pytest.fixture(scope="module")
-def unreached():
-    """What the program made of servers that it never got to."""
+async def test_a_server_that_cant_be_reached_needs_no_further_module():
     server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(server_side)
 
-    async def run_all():
-        async with AsyncExitStack() as stack:
-            async with raw_server(answering(b"")) as gone:
-                port = gone.base_url.rpartition(":")[2]
-            untrusted = Sandbox(ssl_context=server_side, api_key=KEY)
-            plain = await stack.enter_async_context(Sandbox(api_key=KEY))
-            urls = [
-                f"http://127.0.0.1:{port}",
-                f"http://localhost:{port}",
-                f"https://no-such-host.invalid:{port}",
-                (await stack.enter_async_context(untrusted)).base_url,
-                plain.base_url.replace("http:", "https:"),
-            ]
-            cases = [
-                (name, "read", url, "", None) for name, url in zip(UNREACHED, urls, strict=True)
-            ]
-            for kind in PROXIES:
-                proxy = await stack.enter_async_context(a_proxy(kind))
-                cases.append((f"proxy: {kind}", "read", "https://ks.example.com", "", proxy))
-            return await run_child(*cases)
-
-    return asyncio.run(run_all())
-
-
-@pytest.mark.parametrize("case", [*UNREACHED, *(f"proxy: {kind}" for kind in PROXIES)])
-def test_a_server_that_cant_be_reached_needs_no_further_module(unreached, case):
-    assert unreached[case] == [["ConnectionFailed"], []]
+    async with AsyncExitStack() as stack:
+        async with raw_server(answering(b"")) as gone:
+            port = gone.base_url.rpartition(":")[2]
+        untrusted = Sandbox(ssl_context=server_side, api_key=KEY)
+        plain = await stack.enter_async_context(Sandbox(api_key=KEY))
+        urls = [
+            f"http://127.0.0.1:{port}",
+            f"http://localhost:{port}",
+            f"https://no-such-host.invalid:{port}",
+            (await stack.enter_async_context(untrusted)).base_url,
+            plain.base_url.replace("http:", "https:"),
+        ]
+        cases = [(name, "read", url, "", None) for name, url in zip(UNREACHED, urls, strict=True)]
+        for kind in PROXIES:
+            proxy = await stack.enter_async_context(a_proxy(kind))
+            cases.append((f"proxy: {kind}", "read", "https://ks.example.com", "", proxy))
+        done = await run_child(*cases)
+    must_be(done, {name: ["ConnectionFailed"] for name, *_ in cases})
 
 
 # No descriptors left

@@ -127,7 +127,9 @@ async def test_the_list_sends_exactly_its_request(mocked, dialect, query, envelo
 async def test_a_server_that_can_less_than_was_named_is_an_error(mocked):
     mocked.get(ANY, payload={"items": [SUMMARY], **OFFSET})
     async with open_session(dialect="system-jobs") as session:
-        with pytest.raises(ks.InvalidResponse, match="'system-jobs-unfiltered', not as 'system-jobs'"):
+        with pytest.raises(
+            ks.InvalidResponse, match="'system-jobs-unfiltered', not as 'system-jobs'"
+        ):
             await ks.list_ingestion_workflows(session, page_size=20)
     assert len(mocked.sent) == 1
 

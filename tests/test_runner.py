@@ -227,11 +227,29 @@ async def test_a_try_that_may_have_acted_leaves_it_open(sandbox, session, run, w
 
 
 async def test_an_answer_that_cant_be_read_leaves_it_open(sandbox, session, run):
-    sandbox.faults.add(Fault("garbage"))
+    sandbox.faults.add(Fault("garbage", body="nan"))
     async with report_outcome(session, run.id) as outcome:
         pass
     assert outcome.delivered
     assert outcome.already_terminal is None
+    assert len(sandbox.requests) == 1
+
+
+async def test_another_servers_page_delivers_nothing(sandbox, session, run, tmp_path):
+    sandbox.faults.add(Fault("page"))
+    with pytest.raises(ks.OutcomeUnknown, match="another server's page"):
+        async with report_outcome(session, run.id) as outcome:
+            pass
+    assert not outcome.delivered
+    spool = tmp_path / "outcomes.db"
+    async with report_outcome(session, run.id, spool=spool) as outcome:
+        pass
+    assert not outcome.delivered
+    assert run.status == "RUNNING"
+    sandbox.faults.clear()
+    report = await deliver_spooled(session, spool)
+    assert (report.delivered, report.left) == ((run.id,), {})
+    assert run.status == "COMPLETED"
 
 
 # The credential
@@ -885,6 +903,11 @@ FAULTS = [
     Fault("unsolicited"),
     Fault("cookie"),
     Fault("latency", seconds=0.002),
+    Fault("page"),
+    Fault("page", effect=True),
+    Fault("page", status=404),
+    Fault("page", status=502, body="default backend - 502"),
+    Fault("rate-limit", per_second=0.5),
 ]
 
 

@@ -514,7 +514,7 @@ TOTALS = {
 @pytest.mark.parametrize("totals", TOTALS)
 async def test_a_total_that_is_wrong_loses_nothing_in_silence(walk, by_number, totals):
     for case in cases(page_size=[100, 20], prefetch=DEPTHS, first=FIRST):
-        server = ListModel(numbered(730), by_number=by_number, total=TOTALS[totals], latency=2)
+        server = ListModel(numbered(370), by_number=by_number, total=TOTALS[totals], latency=2)
         outcome = await read_all(walk, server, spare=60, **case)
         outcome.must_be_all_or_explained(server.visible, case)
 
@@ -780,7 +780,7 @@ class Histories:
         for _ in range(200):
             page_size = self.chance.choice(self.page_sizes)
             stop = self.chance.choice(STOPS)
-            count = self.chance.choice([1, 2, self.chance.randrange(1, 300), page_size])
+            count = self.chance.choice([1, 2, self.chance.randrange(1, 120), page_size])
             self.story.append((stop, count, page_size))
             self.server.allow(page_size)
             self.server.fail_at = self.chance.randrange(1, 6) if stop == "error" else 0
@@ -859,9 +859,9 @@ class Histories:
 async def go_through_histories(walk, kind, *, by_number, prefetch, count=42):
     for seed in range(count):
         chance = random.Random(f"{kind}:{seed}")
-        items = numbered(chance.randrange(400))
+        items = numbered(chance.randrange(160))
         options, between = {}, 0
-        page_sizes = (100, 50, 20, 7, 3, 1)
+        page_sizes = (50, 20, 7, 3, 1)
         if kind in {"changes", "changes and a filter"}:
             options["changes"], between = 2, 12
             page_sizes = (100, 50, 20)

@@ -207,7 +207,7 @@ async def test_a_failing_sweep_is_told_once_and_the_watch_goes_on():
                 ticks += 1
                 if ticks == 3:
                     outage = box.faults.add(Fault("status", status=500))
-                elif ticks == 44:  # after the list, and all of them singly
+                elif ticks == 7:  # after the list and one of them, twice
                     outage.remove()
 
             box.before_request = look

@@ -15,7 +15,7 @@ import click
 import knowledgestack_async as ks
 
 from .._settings import DEFAULT_BASE_URL
-from .._wire import check_base_url
+from .._wire import check_base_url, seal
 from .credentials import find_key
 from .exits import Exit
 from .options import Options
@@ -74,7 +74,7 @@ def server_of(options: Options) -> str:
     if options.sandbox:
         return "a sandbox"
     url = options.base_url or os.environ.get("KS_BASE_URL") or DEFAULT_BASE_URL
-    return check_base_url(url, allow_plain_http=options.allow_plain_http)
+    return check_base_url(seal(url), allow_plain_http=options.allow_plain_http)
 
 
 def cannot_listen(host: str, port: int, error: OSError) -> click.UsageError:
