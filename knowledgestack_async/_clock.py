@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from math import inf
 from types import TracebackType
@@ -31,7 +31,7 @@ class Clock(Protocol):
 
 
 @contextmanager
-def shielded() -> Iterator[None]:
+def shielded() -> Generator[None, None, None]:
     """A block that a scope of anyio's doesn't cancel again in each step of the loop.
 
     asyncio cancels once, and a wait that goes on all the same may do so; anyio repeats it until its

@@ -123,7 +123,8 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, float) and not isfinite(value):
         raise ValueError(f"JSON has no word for {value}")
     if isinstance(value, _NO_JSON):
-        raise TypeError(f"JSON has no word for {type(value).__name__}")
+        kind: type = type(cast("object", value))
+        raise TypeError(f"JSON has no word for {kind.__name__}")
     if value is None or isinstance(value, int | float):
         return value
     built: Any = msgspec.to_builtins(value, builtin_types=_NO_JSON)

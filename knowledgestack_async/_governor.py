@@ -120,7 +120,7 @@ class Governor:
         self._busy = 0.0
         self._busy_since = 0.0
         self.cool_downs: int = 0
-        self.successes = 0
+        self.successes: int = 0
 
     @property
     def limit(self) -> int:

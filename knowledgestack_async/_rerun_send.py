@@ -36,6 +36,35 @@ from .errors import (
 __all__ = ["Sender"]
 
 
+class _UnnamedMisses:
+    """404s that name nothing: whether waiting may help."""
+
+    MOST = 12
+    """How often one item may get one while others are accepted; then this item can't be sent."""
+    LONGEST = 300.0
+    """Seconds for which a job waits where nothing is accepted for such 404s."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._passed = 0
+        self._met: dict[str, tuple[int, int]] = {}
+
+    def passed(self) -> None:
+        """A rerun was answered by the service."""
+        self._since, self._passed = None, self._passed + 1
+
+    def met(self, workflow_id: str) -> bool:
+        """An item got one; whether it will get no other answer, for others did meanwhile."""
+        times, passed = self._met.get(workflow_id, (0, self._passed))
+        self._met[workflow_id] = times + 1, passed
+        return times + 1 >= self.MOST and self._passed > passed
+
+    def is_final(self, now: float) -> bool:
+        """Whether there was nothing else for too long."""
+        self._since = now if self._since is None else self._since
+        return now - self._since >= self.LONGEST
+
+
 class Sender:
     """Sends what is claimed from a journal, and writes down what came of it.
 
@@ -67,6 +96,7 @@ class Sender:
         self._answers: asyncio.Queue[Sequence[JournalItem]] = asyncio.Queue(settings.concurrency)
         self._written: asyncio.Queue[Sequence[JournalItem]] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._misses = _UnnamedMisses()
         breaker.on_lost = self._write_off
 
     async def send(self, most: int | None = None) -> int:
@@ -134,6 +164,7 @@ class Sender:
         [item] = parcel.items
         accepted = await self._upstream.rerun(item.workflow_id, parcel)
         self._breaker.succeeded(parcel.since)
+        self._misses.passed()
         tries, request_id = item.tries - 1 + accepted.tries, accepted.request_id
         return [msgspec.structs.replace(item, tries=tries, request_id=request_id, **_ACCEPTED)]
 
@@ -151,6 +182,7 @@ class Sender:
             self._supply.send_singly(parcel.items)
             return []
         self._breaker.succeeded(parcel.since)
+        self._misses.passed()
         return [
             _in_bulk(item, version, answer) for version in versions for item in versions[version]
         ]
@@ -179,11 +211,26 @@ class Sender:
             self._breaker.stop("a quota is used up")
         elif isinstance(error, Unauthorized | SessionError):
             self._breaker.stop(str(error))
+        elif isinstance(error, NotFound) and not error.names_it:
+            return self._conclude_unnamed(concluded, error, since)
         if state in {ItemState.PLANNED, ItemState.UNKNOWN}:
             is_away = isinstance(error, ConnectionFailed | CredentialError | NotFound)
             is_away = is_away or self._upstream.is_exhausted
             self._breaker.failed(reason, count=len(items), since=since, is_away=is_away)
         return concluded
+
+    def _conclude_unnamed(
+        self, items: Sequence[JournalItem], error: NotFound, since: float
+    ) -> Sequence[JournalItem]:
+        """A 404 that names nothing: the items wait for another answer, unless none is expected."""
+        if self._misses.is_final(self._supply.now()):
+            self._breaker.stop(f"the server doesn't know the route: {error}")
+            return items
+        met = [(item, self._misses.met(item.workflow_id)) for item in items]
+        if not all(always for _, always in met):
+            self._breaker.failed(error.message, count=len(items), since=since, is_away=True)
+        failed = {"state": ItemState.FAILED}
+        return [msgspec.structs.replace(item, **failed) if always else item for item, always in met]
 
 
 _ACCEPTED: Mapping[str, Any] = {"state": ItemState.ACCEPTED, "code": None, "error": None}

@@ -149,6 +149,10 @@ class Supply:
         """Whether nothing may be sent any more."""
         return self._breaker.stopped_by is not None
 
+    def now(self) -> float:
+        """What time it is."""
+        return self._clock.now()
+
     def sent_at(self) -> float:
         """What time it is for a parcel that is sent now."""
         self._changed.set()

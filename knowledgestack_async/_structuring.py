@@ -64,6 +64,12 @@ def _first_fault(error: BaseException) -> tuple[str, str]:
     return path, "the field is missing" if isinstance(error, KeyError) else str(error)
 
 
+# pyright takes its arguments for those of ExceptionGroup alone.
+_list_error: Callable[[str, list[Exception], Any], Exception] = cast(
+    "Any", cattrs.IterableValidationError
+)
+
+
 def _expect(kind: type | tuple[type, ...], words: str) -> Callable[[Any, Any], Any]:
     def check(value: Any, _: Any) -> Any:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
@@ -118,7 +124,7 @@ def _read_tuple(kind: Any) -> Callable[[Any, Any], tuple[Any, ...]]:
                 # The first one is enough: of very many, cattrs would keep an error for each.
                 note = cattrs.IterableValidationNote(f"[{place}]", place, item_kind)
                 error.add_note(note)
-                raise cattrs.IterableValidationError("", [error], kind) from None
+                raise _list_error("", [error], kind) from None
         return tuple(made)
 
     return read

@@ -9,10 +9,10 @@ newer server doesn't break an older client.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar, cast
 
 import attrs
 import msgspec
@@ -141,8 +141,7 @@ class WireObject:
 
     def to_dict(self) -> dict[str, Any]:
         """The object in the SDK's names, ready for JSON: times as ISO 8601, enums as their text."""
-        made: Any = self
-        return attrs.asdict(made, value_serializer=_to_json_value)
+        return {name: _to_json_value(getattr(self, name)) for name in _field_names(self)}
 
     def pass_raw_to(self, other: WireObject) -> None:
         """Let an object that was made from this one keep the way back to what the server sent."""
@@ -162,10 +161,19 @@ def _field_names(made: WireObject) -> list[str]:
 WIRE_ONLY_NAMES = frozenset({"temporal_status", "execution_state"})
 
 
-def _to_json_value(_owner: object, _field: object, value: Any) -> Any:
+def _to_json_value(value: Any) -> Any:
+    if isinstance(value, WireObject):
+        return value.to_dict()
     if isinstance(value, datetime):
         return value.isoformat()
-    return str(value) if isinstance(value, OpenEnum) else value
+    if isinstance(value, OpenEnum):
+        return str(value)
+    items = cast("Sequence[object]", value if isinstance(value, list | tuple) else ())
+    if any(isinstance(one, WireObject) for one in items):
+        return [*map(_to_json_value, items)]
+    if isinstance(value, Mapping | list | tuple):
+        return json.loads(json.dumps(value))  # a copy, however deeply it is nested
+    return value
 
 
 def _rebuild(cls: type[WireObject], fields: dict[str, Any], raw: str) -> WireObject:

@@ -186,7 +186,7 @@ class Session:
         if address is None:
             address = seal(os.environ.get("KS_BASE_URL") or DEFAULT_BASE_URL)
         self._base_url = check_base_url(address, allow_plain_http=allow_plain_http)
-        if not isinstance(hidden_proxy, Secret | None):
+        if not isinstance(cast("object", hidden_proxy), Secret | None):
             raise ConfigurationError("proxy must look like http://host:port")
         way = TransportOptions(
             client_session=client_session, trace_configs=trace_configs, proxy=hidden_proxy, ssl=ssl

@@ -12,6 +12,7 @@ from outages import effects_by_id, failed_box, until
 from test_cli_support import make_cli, served
 
 import knowledgestack_async as ks
+from knowledgestack_async._rerun_send import _UnnamedMisses
 from knowledgestack_async.sandbox import Fault
 from support import FakeClock, QuickClock, ids_of, run_id_of
 
@@ -122,6 +123,39 @@ async def test_a_404_that_names_nothing_for_a_bulk_rerun_and_its_single_ones_ref
                     report = await job.finish()
         assert report.counts == {"accepted": 60}
         assert_each_ran_once(box)
+
+
+@pytest.mark.parametrize("body", [UNNAMED["nginx"], UNNAMED["unrouted"]], ids=["nginx", "unrouted"])
+async def test_a_job_ends_although_one_item_is_answered_by_a_proxy_for_ever(
+    body, path, monkeypatch
+):
+    monkeypatch.setattr(_UnnamedMisses, "LONGEST", 30.0)
+    async with failed_box(60) as box, box.session(clock=QuickClock()) as session:
+        failed = await ks.iter_ingestion_workflows(session)
+        one = box.store.ids()[30]
+        box.faults.add(unnamed(body, method="POST", id=one))
+        async with asyncio.timeout(SOON):
+            async with ks.rerun_ingestions(session, failed, journal=path) as job:
+                report = await job.finish()
+        [left] = [item for item in report.items if item.state != "accepted"]
+        assert left.workflow_id == one
+        assert left.state == "failed" or report.stopped_by
+        assert Counter(effects_by_id(box).values()) == {1: 59}
+
+
+async def test_a_job_stops_where_a_proxy_answers_all_reruns_for_minutes(path, monkeypatch):
+    monkeypatch.setattr(_UnnamedMisses, "LONGEST", 30.0)
+    clock = QuickClock()
+    async with failed_box(30) as box, box.session(clock=clock) as session:
+        failed = await ks.iter_ingestion_workflows(session)
+        box.faults.add(unnamed(UNNAMED["nginx"], method="POST"))
+        began = clock.now()
+        async with asyncio.timeout(SOON):
+            async with ks.rerun_ingestions(session, failed, journal=path) as job:
+                report = await job.finish()
+        assert clock.now() - began >= 30
+        assert report.counts == {"planned": 30}
+        assert "route" in report.stopped_by
 
 
 @every_dialect

@@ -116,12 +116,14 @@ async def test_an_aiohttp_session_of_the_users_is_used_and_not_closed(sandbox):
     assert sandbox.requests[-1].headers["Connection"] == "close"
 
 
-async def test_a_timeout_of_the_users_aiohttp_session_is_one_of_ours(sandbox):
-    sandbox.faults.add(Fault("silence"))
-    hurried = aiohttp.ClientTimeout(total=0.02)
+async def test_the_sessions_timeout_counts_and_not_the_users_aiohttp_sessions(sandbox):
+    sandbox.faults.add(Fault("latency", seconds=0.05, times=1))
+    sandbox.faults.add(Fault("silence", after=1))
+    hurried = aiohttp.ClientTimeout(total=0.01)
     async with aiohttp.ClientSession(timeout=hurried) as mine:
         retry = ks.RetryPolicy(tries=1)
-        async with sandbox.session(client_session=mine, retry=retry) as session:
+        async with sandbox.session(client_session=mine, retry=retry, timeout=0.3) as session:
+            assert (await ks.list_ingestion_workflows(session)).items
             with pytest.raises(ks.ConnectionLost):
                 await ks.list_ingestion_workflows(session)
 

@@ -46,20 +46,22 @@ async def read_page(
         route=Route.LIST_INGESTIONS,
         priority=priority,
     )
-    began = session.clock.now()
-    for turn in range(MOST_TURNS):
-        timed = session.with_what_is_left(began) if turn else session
+    began, timed, turns = session.clock.now(), session, 0
+    while True:
+        turns += 1
         page, asked, spoken = (await timed.execute(call)).value
         # Else it ignored which page was asked for, or was not sent filters that it has.
         if asked.paging == spoken.paging and (not filters or asked.filters or not spoken.filters):
             return page, spoken
-    raise InvalidResponse(
-        f"the server answers as {spoken.name!r} and as others by turns",
-        call.method,
-        asked.paths[Route.LIST_INGESTIONS],
-        tries=MOST_TURNS,
-        hint="Is an upgrade under way? Try again when it is done.",
-    )
+        if turns == MOST_TURNS:
+            raise InvalidResponse(
+                f"the server answers as {spoken.name!r} and as others by turns",
+                call.method,
+                asked.paths[Route.LIST_INGESTIONS],
+                tries=turns,
+                hint="Is an upgrade under way? Try again when it is done.",
+            )
+        timed = session.with_what_is_left(began)
 
 
 async def fetch_window(
