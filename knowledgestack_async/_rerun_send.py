@@ -227,8 +227,7 @@ class Sender:
             self._breaker.stop(f"the server doesn't know the route: {error}")
             return items
         met = [(item, self._misses.met(item.workflow_id)) for item in items]
-        if not all(always for _, always in met):
-            self._breaker.failed(error.message, count=len(items), since=since, is_away=True)
+        self._breaker.failed(error.message, count=len(items), since=since, is_away=True)
         failed = {"state": ItemState.FAILED}
         return [msgspec.structs.replace(item, **failed) if always else item for item, always in met]
 

@@ -300,10 +300,6 @@ class Transport:
             return Answer(
                 response.status, response.headers, content, progress.discard, progress.is_reused
             )
-        except TimeoutError as error:
-            if not isinstance(error, aiohttp.ServerTimeoutError):
-                raise
-            return self._explain(error, progress)
         except Exception as error:  # noqa: BLE001 - whatever it is, it may show the headers
             return self._explain(error, progress)
         finally:

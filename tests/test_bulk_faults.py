@@ -143,6 +143,17 @@ async def test_a_job_ends_although_one_item_is_answered_by_a_proxy_for_ever(
         assert Counter(effects_by_id(box).values()) == {1: 59}
 
 
+async def test_a_job_that_cant_be_planned_for_404s_that_name_nothing_sends_nothing(path):
+    async with failed_box(120) as box, box.session(clock=QuickClock()) as session:
+        await ks.list_ingestion_workflows(session)
+        box.faults.add(unnamed(UNNAMED["nginx"], route=GET))
+        async with asyncio.timeout(SOON):
+            with pytest.raises(ks.NotFound):
+                async with ks.rerun_ingestions(session, box.store.ids()[:1], journal=path) as job:
+                    await job.finish()
+        assert not box.effects
+
+
 async def test_a_job_stops_where_a_proxy_answers_all_reruns_for_minutes(path, monkeypatch):
     monkeypatch.setattr(_UnnamedMisses, "LONGEST", 30.0)
     clock = QuickClock()

@@ -116,8 +116,8 @@ async def test_a_tick_that_watches_10_000_takes_a_hundred_requests(dialect):
                 while watch._poller.ticks < 3:
                     await asyncio.sleep(0.01)
                 requests = sandbox.request_counts.total()
-    # The second tick may have begun while the first, and the third while the second was under way.
-    assert 200 <= requests <= 4 * 102
+    # A tick may begin while the one before it is under way.
+    assert 100 <= requests <= 4 * 102
 
 
 @pytest.mark.parametrize(("dialect", "requests"), [("offset", 1_000), ("system-jobs", 5)])

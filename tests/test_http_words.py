@@ -302,6 +302,7 @@ UNREADABLE = {
     "real br": (b'\x0b\x02\x80{"a": 1}\x03' * 9, "br"),
     "real zstd": (b"\x28\xb5\x2f\xfd\x04\x00\x99", "zstd"),
     "bytes behind it": (gzip.compress(FOUND) + b"xx" * 9, "gzip"),
+    "bytes behind deflate": (zlib.compress(FOUND) + b"xx" * 9, "deflate"),
     "codings without end": (FOUND, ", ".join(["gzip"] * 1_000)),
 }
 

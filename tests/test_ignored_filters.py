@@ -462,7 +462,7 @@ async def test_a_job_through_a_change_runs_those_that_failed_once(is_old, at, tm
     def is_post(request):
         return request.method == "POST"
 
-    options = {"statuses": {"failed": 0.5, "completed": 0.5}, "session": {"clock": QuickClock(50)}}
+    options = {"statuses": {"failed": 0.5, "completed": 0.5}, "session": {"clock": QuickClock(10)}}
     async with fronted(120, is_old=is_old, **QUICK, **options) as (front, session):
         failed = list(front.box.store.ids("failed"))
         turn_at(front, at, is_post)

@@ -160,7 +160,8 @@ ROUTES = {
 @pytest.mark.parametrize("most", [1, 4])
 @in_virtual_time
 async def test_while_all_wait_each_priority_has_a_share_of_the_slots(virtual, most):
-    async with Sandbox(ingestions=400, statuses={"processing": 1.0}, superseded=0) as box:
+    running = {"statuses": {"processing": 1.0}, "pipeline_seconds": (1000.0, 1001.0)}
+    async with Sandbox(ingestions=400, superseded=0, **running) as box:
         async with box.session(clock=virtual, max_in_flight=most, dialect="documented") as session:
             ids = box.store.ids()
             poll = ks.poll_workflow_statuses(session, ids[:80], concurrency=80)

@@ -341,11 +341,15 @@ async def test_one_page_that_cant_be_read_blocks_only_what_is_on_it(virtual, eve
 
 
 @pytest.mark.parametrize("spoilt", SPOILT)
+@pytest.mark.parametrize("place", [0, 149])
 @in_virtual_time
-async def test_one_item_that_cant_be_read_is_trouble_in_a_watch_of_everything(virtual, spoilt):
+async def test_one_item_that_cant_be_read_is_trouble_in_a_watch_of_everything(
+    virtual, spoilt, place
+):
     async with box_of(virtual, 150) as box:
         async with session_of(box, virtual) as session:
-            bad, *ids = box.store.ids()
+            ids = [*box.store.ids()]
+            bad = ids.pop(place)
             spoil(box, bad, "list", **SPOILT[spoilt])
             virtual.call_later(3, lambda: [box.store.set_status(one, "failed") for one in ids])
             final = Counter()

@@ -16,10 +16,13 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
+import anyio
 import pytest
 from test_secrets import shown
 
 import knowledgestack_async as ks
+from knowledgestack_async._clock import shielded
+from knowledgestack_async._transport import _is_readable
 from knowledgestack_async.sandbox import Fault, Sandbox
 from support import KEY, FakeClock, answering, http, ids_of, raw_server, run_id_of
 
@@ -812,3 +815,67 @@ def test_the_text_of_an_error_in_a_log_shows_no_header():
     assert lines_with(CANARY, "".join(traceback.format_exception(caught.value))) == []
     assert lines_with(CANARY, plain_text(caught.value)) == []
     assert lines_with(CANARY, json.dumps(str(caught.value)) + os.fspath(HERE)) == []
+
+
+async def test_a_forgotten_session_closes_its_connections_at_once(sandbox):
+    async def forget():
+        session = await sandbox.session().__aenter__()
+        await ks.list_ingestion_workflows(session)
+        return session._core.transport._pooled.connector
+
+    with pytest.warns(ResourceWarning, match=r"unclosed knowledgestack_async\.Session"):
+        connector = await forget()
+    gc.collect()
+    assert connector.closed
+    assert not connector._conns
+    await asyncio.sleep(0)
+
+
+async def test_a_wait_is_shielded_from_anyio_only_where_there_is_one(monkeypatch):
+    monkeypatch.delitem(sys.modules, "anyio", raising=False)
+    with shielded():
+        await asyncio.sleep(0)
+    monkeypatch.setitem(sys.modules, "anyio", anyio)
+    with anyio.CancelScope() as scope, shielded():
+        scope.cancel()
+        await asyncio.sleep(0)
+
+
+async def test_closing_ends_a_call_that_waits_until_a_route_is_found(sandbox):
+    unrouted = Fault(
+        "status", status=404, body={"detail": "Not Found"}, route="get_workflow_status"
+    )
+    sandbox.faults.add(unrouted)
+    waiting = sandbox.faults.add(Fault("silence", route="list_ingestion_workflows"))
+    async with sandbox.session(dialect="auto") as session:
+        call = asyncio.create_task(ks.get_ingestion_workflow(session, "ingest-1"))
+        sandbox.faults.add(
+            Fault(
+                "status", status=404, body={"detail": "Not Found"}, route="get_ingestion_workflow"
+            )
+        )
+        async with asyncio.timeout(5):
+            while not waiting.fired:
+                await asyncio.sleep(0.01)
+    with pytest.raises(ks.SessionError, match="closed"):
+        await call
+
+
+@pytest.mark.parametrize("budget", [-1, 1.5, "many"])
+def test_a_retry_budget_is_a_count(budget):
+    with pytest.raises(ks.ConfigurationError, match="retry_budget"):
+        ks.Session(KEY, "http://127.0.0.1:1", retry_budget=budget)
+
+
+async def test_without_a_retry_budget_all_retries_are_probes(sandbox):
+    handle = sandbox.faults.add(Fault("status", status=503))
+    async with sandbox.session(retry_budget=0, clock=FakeClock()) as session:
+        ids = sandbox.store.ids()[:20]
+        reads = [ks.get_ingestion_workflow(session, one) for one in ids]
+        errors = await asyncio.gather(*reads, return_exceptions=True)
+    assert {type(error) for error in errors} == {ks.ServiceUnavailable}
+    assert 20 <= handle.fired <= 40
+
+
+def test_nothing_lies_unread_where_there_is_no_socket():
+    assert _is_readable(None) is False

@@ -862,3 +862,11 @@ async def test_what_else_is_none_stays_as_it_is(sandbox):
         await ks.list_ingestion_workflows(view)
     assert sandbox.requests[0].headers["X-A"] == "b"
     assert sandbox.requests[0].headers["Authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize("name", [None, True, (1, 2), b"a", 1.5])
+async def test_a_name_in_a_body_that_is_no_text_is_an_error(sandbox, name):
+    async with sandbox.session() as session:
+        with pytest.raises((ks.ConfigurationError, TypeError)):
+            await session.request("POST", "/v1/x", json={name: 1})
+    assert not sandbox.requests
