@@ -271,7 +271,7 @@ class Poller(Generic[StateT]):
     async def _serve(self, after: asyncio.Task[None] | None) -> None:
         if after is not None:
             await asyncio.wait([after])
-        while self._subscriptions:
+        while self._subscriptions:  # pragma: no branch - mostly it is cancelled
             self._changed.clear()
             now = self._clock.now()
             if min(one.due_at for one in self._subscriptions) > now:

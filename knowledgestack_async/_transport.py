@@ -195,7 +195,7 @@ class Transport:
             for session in filter(None, (self._pooled, self._single)):
                 connector = session.connector
                 session.detach()
-                if isinstance(connector, _WatchedConnector):
+                if isinstance(connector, _WatchedConnector):  # pragma: no branch - ours always is
                     connector.abandon()
 
     async def close(self) -> None:

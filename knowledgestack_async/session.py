@@ -134,7 +134,7 @@ class Session:
             retries of the route are held but for one probe at a time, until one succeeds. Default: 20.
         rate: The most requests a second; None for no such limit.
         client_session: An aiohttp session to use instead of one of our own. It is never closed here,
-            and it brings its own cookies, proxies, ``.netrc`` and middlewares; a connection of its
+            and it brings its own cookies, proxies and middlewares, not its ``.netrc``; a connection of its
             own for calls whose answer names nothing can then not be had for certain.
         trace_configs: aiohttp's trace configs, such as OpenTelemetry's.
         proxy: An HTTP proxy to go through.

@@ -32,6 +32,7 @@ from wire_examples import (
 )
 
 import knowledgestack_async as ks
+from knowledgestack_async import _codec
 from knowledgestack_async._codec import DecodeError, decode_model, decode_summary_page
 from knowledgestack_async.models import WorkflowRunSnapshot
 from knowledgestack_async.sandbox import Fault, Sandbox
@@ -870,3 +871,8 @@ async def test_a_name_in_a_body_that_is_no_text_is_an_error(sandbox, name):
         with pytest.raises((ks.ConfigurationError, TypeError)):
             await session.request("POST", "/v1/x", json={name: 1})
     assert not sandbox.requests
+
+
+def test_a_name_of_another_kind_is_an_error_of_its_own():
+    with pytest.raises(TypeError, match="no text"):
+        _codec._as_name(b"a")
