@@ -34,7 +34,7 @@ from ._routes import RouteFinder
 from ._settings import CallOptions
 from ._transport import Failure, Transport
 from ._wire import Answer, Call, Secret, Withdrawn
-from .errors import KnowledgeStackError, SessionError
+from .errors import KnowledgeStackError, RequestError, SessionError
 
 __all__ = ["Done", "Engine"]
 
@@ -48,6 +48,14 @@ _JSON_BODY = {"Content-Type": "application/json"}
 
 class _Closed(Exception):
     """The session was closed meanwhile."""
+
+
+def _is_said(problem: Problem) -> bool:
+    """Whether the service said no itself; a 404 that names nothing may be a proxy's."""
+    answer = problem.answer
+    is_unnamed = answer is not None and answer.status == 404 and not names_missing_thing(answer)
+    return problem.fault in {Fault.DENIED, Fault.QUOTA} and not is_unnamed
+
 
 
 class _Nap(Interruption):
@@ -121,6 +129,9 @@ class Engine:
             raise
         except SessionError as error:
             raise self._ended(call, progress, problem, error) from None
+        except RequestError:
+            self._note_given_up(call, problem, progress)
+            raise
         finally:
             self.breaker.failed(progress.probe, self._clock.now())
 
@@ -160,11 +171,19 @@ class Engine:
 
     def _tell_breaker(self, call: Call[Any], problem: Problem, progress: CallProgress) -> None:
         """What the server has a reason to say no to shows that it is there, too."""
-        if problem.fault in {Fault.DENIED, Fault.QUOTA, Fault.LIMITED}:
+        if problem.fault is Fault.LIMITED or _is_said(problem):
             self.breaker.succeeded(call.key, 0)
         else:
             self.breaker.failed(progress.probe, self._clock.now())
         progress.probe = None
+
+    def _note_given_up(
+        self, call: Call[Any], problem: Problem | None, progress: CallProgress
+    ) -> None:
+        """What was sent before a silent server came back says nothing of it as it is now."""
+        is_news = progress.sent_at >= self.hearing.lost_before
+        if is_news and problem is not None and not _is_said(problem):
+            self.breaker.gave_up(call.key)
 
     async def _attempt(
         self,
@@ -207,7 +226,7 @@ class Engine:
             raise Withdrawn(progress.tries)
         progress.tries += 1
         self.requests += 1
-        began = self._clock.now()
+        progress.sent_at = began = self._clock.now()
         result = await self._transport.send(
             call.method,
             target,

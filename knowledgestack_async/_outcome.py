@@ -53,6 +53,7 @@ class CallProgress(msgspec.Struct):
 
     ticket: int
     deadline_at: float
+    sent_at: float = 0.0
     give_up_at: float = FOREVER
     tries: int = 0
     held: int = 0

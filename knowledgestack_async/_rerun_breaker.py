@@ -41,8 +41,6 @@ class Breaker:
             flooded.
     """
 
-    STRIKES = 8
-    """So many items that fail in a row, with no success between them, look like an outage."""
     SHORTEST_WAIT, LONGEST_WAIT = 0.25, 1.5
     LISTEN_FOR = 1.5
     """A question that is not answered by then is asked again, beside the first."""
@@ -53,7 +51,6 @@ class Breaker:
         self._hearing = upstream.hearing
         self._clock = clock
         self._chance = chance
-        self._strikes = 0
         self._pauses = 0
         self._is_asking = False
         self._go = asyncio.Event()
@@ -110,18 +107,17 @@ class Breaker:
 
     def succeeded(self, since: float) -> None:
         """The server took something that was sent then."""
-        self._strikes = self._pauses = 0
+        self._pauses = 0
         if not self._has_succeeded and since >= self._lost_before:
             self._has_succeeded = True
             self._write_off(None)
 
-    def failed(self, why: str, *, count: int, since: float, is_away: bool) -> None:
-        """So many were sent then, and failed in a way that may pass: pause, if the server looks away."""
+    def failed(self, why: str, *, since: float, in_bulk: bool, is_away: bool) -> None:
+        """What was sent then failed in a way that may pass: pause, if the server looks away."""
         if since >= self._lost_before:
-            self._strikes += count
-            is_struck = self._strikes >= self.STRIKES
-            if is_away or is_struck:
-                self._hold_back(why, everything=is_struck)
+            is_failing = in_bulk or self._upstream.is_failing
+            if is_away or is_failing:
+                self._hold_back(why, everything=is_failing)
 
     async def pause(self, why: str) -> bool:
         """Hold everybody back until the server answers.

@@ -216,7 +216,7 @@ class Sender:
         if state in {ItemState.PLANNED, ItemState.UNKNOWN}:
             is_away = isinstance(error, ConnectionFailed | CredentialError | NotFound)
             is_away = is_away or self._upstream.is_exhausted
-            self._breaker.failed(reason, count=len(items), since=since, is_away=is_away)
+            self._breaker.failed(reason, since=since, in_bulk=len(items) > 1, is_away=is_away)
         return concluded
 
     def _conclude_unnamed(
@@ -227,7 +227,7 @@ class Sender:
             self._breaker.stop(f"the server doesn't know the route: {error}")
             return items
         met = [(item, self._misses.met(item.workflow_id)) for item in items]
-        self._breaker.failed(error.message, count=len(items), since=since, is_away=True)
+        self._breaker.failed(error.message, since=since, in_bulk=len(items) > 1, is_away=True)
         failed = {"state": ItemState.FAILED}
         return [msgspec.structs.replace(item, **failed) if always else item for item, always in met]
 

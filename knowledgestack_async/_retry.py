@@ -121,9 +121,13 @@ class CircuitBreaker:
     A retry takes a token and a retry that succeeds gives it back, so noise costs nothing. When none is
     left, many calls have failed and few have succeeded since: then the retries of the route that wants
     one more are held, all but one now and then, and the first success there closes it for all.
+
+    Calls whose policy allows no retry spend no budget. A route that gave several of them up in a row,
+    with no success between them, is failing, too.
     """
 
     BUDGET = 20
+    MOST_GIVEN_UP = 8
     REFILL = 0.1
     FIRST_PROBE, LAST_PROBE, GROWTH = 0.1, 1.5, 1.6
     """Seconds from one probe to the next: they grow from the first by the factor, up to the last."""
@@ -133,6 +137,11 @@ class CircuitBreaker:
     def __init__(self, budget: int) -> None:
         self._budget = self._tokens = float(budget)
         self._open: dict[object, _Outage] = {}
+        self._given_up: dict[object, int] = {}
+
+    def is_failing(self, route: object) -> bool:
+        """Whether the last calls of a route were all given up."""
+        return self._given_up.get(route, 0) >= self.MOST_GIVEN_UP
 
     @property
     def is_open(self) -> bool:
@@ -161,7 +170,12 @@ class CircuitBreaker:
         """A call succeeded after this number of retries, or the server said why it won't do it."""
         if self._open.pop(route, None) is not None:
             self._tokens = self._budget
+        self._given_up.pop(route, None)
         self.give_back(retries or self.REFILL)
+
+    def gave_up(self, route: object) -> None:
+        """A call failed for good, in a way that may pass."""
+        self._given_up[route] = self._given_up.get(route, 0) + 1
 
     def give_back(self, retries: float) -> None:
         """A call needs its retries no more."""

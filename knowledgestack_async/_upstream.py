@@ -84,7 +84,12 @@ class Upstream(Protocol):
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether the session's retry budget is used up."""
+        """Whether the session's circuit breaker is open."""
+        ...
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the session gave up the last reruns that it sent, one by one."""
         ...
 
     async def rerun_many(self, version_ids: Sequence[str], permit: Permit) -> BulkAnswer:

@@ -346,6 +346,10 @@ class Session:
         """Whether the circuit breaker is open, so that retries are held."""
         return self._core.engine.breaker.is_open
 
+    def is_failing(self, route: object) -> bool:
+        """Whether the last calls of a route, by their key, were all given up."""
+        return self._core.engine.breaker.is_failing(route)
+
     def cooling_for(self) -> float:
         """The seconds left of the pause that the server asked for; 0 if none."""
         return self._core.governor.cooling_for()

@@ -661,3 +661,26 @@ async def test_an_outcome_that_met_a_page_once_is_delivered(sandbox, tmp_path):
         report = await ks.deliver_spooled(session, spool)
     assert outcome.delivered or report.delivered == (run.id,)
     assert (run.status, run.error) == ("FAILED", "no good")
+
+
+@pytest.mark.parametrize(("apart", "most"), [(False, 2), (True, 12)])
+async def test_a_job_pauses_at_once_where_its_session_has_already_given_reruns_up(
+    tmp_path, apart, most
+):
+    """What others of the session met counts; what another session met is not known to it."""
+    once = ks.RetryPolicy(tries=1)
+    async with failed_box(40) as box, box.session(clock=QuickClock(), retry=once) as session:
+        ids = ids_of(box, "failed")
+        async with box.session(clock=QuickClock(), retry=once) as other:
+            box.faults.add(Fault("status", status=500, route=RERUN, times=8))
+            for workflow_id in ids[:8]:
+                with pytest.raises(ks.OutcomeUnknown):
+                    await ks.rerun_ingestion_workflow(other if apart else session, workflow_id)
+        box.faults.add(Fault("status", status=500, route=RERUN))
+        options = {"journal": tmp_path / "j", "concurrency": 1}
+        async with ks.rerun_ingestions(session, ids[8:], **options) as job:
+            async with asyncio.timeout(SOON):
+                await until(lambda: job.progress.paused)
+            sent = box.request_counts[RERUN] - 8
+    assert sent <= most
+    assert apart == (sent > 2)

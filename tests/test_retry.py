@@ -341,6 +341,19 @@ def test_a_call_that_is_withdrawn_gives_its_tokens_back():
     assert count_retries(breaker) == 1
 
 
+def test_a_route_fails_after_eight_calls_in_a_row_that_were_given_up():
+    breaker = CircuitBreaker(3)
+    for _ in range(7):
+        breaker.gave_up(ROUTE)
+    assert not breaker.is_failing(ROUTE)
+    breaker.gave_up(ROUTE)
+    assert (breaker.is_failing(ROUTE), breaker.is_failing(OTHER)) == (True, False)
+    assert not breaker.is_open
+    breaker.succeeded(ROUTE, 0)
+    breaker.gave_up(ROUTE)
+    assert not breaker.is_failing(ROUTE)
+
+
 @pytest.mark.parametrize(("successes", "retries"), [(0, 0), (9, 0), (11, 1), (21, 2)])
 def test_a_success_at_the_first_try_gives_a_tenth_back(successes, retries):
     breaker = CircuitBreaker(3)

@@ -39,6 +39,9 @@ def _checked_path(path: object) -> str | os.PathLike[str]:
     raise ConfigurationError(f"journal must be the path of a file, not {path!r}")
 
 
+_RERUN_ROUTE = rerun_call("any").key
+
+
 class _SessionUpstream:
     """What a job calls, through a session."""
 
@@ -61,6 +64,10 @@ class _SessionUpstream:
     @property
     def is_exhausted(self) -> bool:
         return self._session.is_exhausted
+
+    @property
+    def is_failing(self) -> bool:
+        return self._session.is_failing(_RERUN_ROUTE)
 
     def check(self, target: object) -> str:
         return check_id(target)
