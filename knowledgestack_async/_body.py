@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 __all__ = ["BODY_LIMIT", "Body", "UnreadableBody", "codings_of"]
 
-BODY_LIMIT = 32 * 2**20
+BODY_LIMIT = 8 * 2**20
 CHUNK = 2**16
 _GZIP, _RAW = 16 + zlib.MAX_WBITS, -zlib.MAX_WBITS
 _SIZE = f"the body is larger than {BODY_LIMIT >> 20} MiB"

@@ -58,7 +58,8 @@ class DecodeError(Exception):
 
 MOST_OBJECTS = 100_000
 """How many objects and lists an answer may hold: of a small body they can take gigabytes."""
-MOST_VALUES = 1_000_000
+MOST_FIELDS = 200_000
+MOST_VALUES = 500_000
 SMALL = 2**19
 """Bodies up to this size can't hold enough of them to matter."""
 
@@ -71,15 +72,16 @@ def check_extent(body: bytes) -> None:
     """
     if len(body) <= SMALL:
         return
-    objects = values = 0
+    objects = fields = values = 0
     for start in range(0, len(body), SMALL):  # so that a dense one is told soon
         piece = body[start : start + SMALL]
         objects += piece.count(b"{") + piece.count(b"[")
+        fields += piece.count(b":")
         values += piece.count(b",")
-        if objects > MOST_OBJECTS or values > MOST_VALUES:
+        if objects > MOST_OBJECTS or fields > MOST_FIELDS or values > MOST_VALUES:
             raise DecodeError(
                 f"the body holds more than {MOST_OBJECTS:,} objects and lists, "
-                f"or {MOST_VALUES:,} values"
+                f"{MOST_FIELDS:,} fields or {MOST_VALUES:,} values"
             )
 
 
