@@ -52,13 +52,20 @@ class FakeClock:
 
     A timeout still has to wait for a real socket, but never longer than ``patience`` real seconds;
     then all of its time has passed. ``once`` is for faults that come once: after the first timeout
-    there is patience enough for a busy machine.
+    there is patience enough for a busy machine. Before ``has_come`` no timeout passes.
     """
 
-    def __init__(self, patience: float = 5.0, *, once: bool = False) -> None:
+    def __init__(
+        self,
+        patience: float = 5.0,
+        *,
+        once: bool = False,
+        has_come: Callable[[], object] = lambda: True,
+    ) -> None:
         self.time = 1000.0
         self.patience = patience
         self.once = once
+        self.has_come = has_come
         self.slept: list[float] = []
 
     def now(self) -> float:
@@ -76,13 +83,22 @@ class FakeClock:
     async def _timeout(self, seconds: float | None) -> AsyncIterator[None]:
         real = None if seconds is None else max(0.0, min(seconds, self.patience))
         try:
-            async with asyncio.timeout(real):
+            async with asyncio.timeout(real) as limit:
+                self._put_off(limit, real)
                 yield
         except TimeoutError:
             self.time += seconds or 0.0
             if self.once:
                 self.patience = 5.0
             raise
+
+
+    def _put_off(self, limit: asyncio.Timeout, real: float | None) -> None:
+        """Let a timeout begin anew again and again, until what it is for has come."""
+        if real and not self.has_come():
+            loop = asyncio.get_running_loop()
+            limit.reschedule(loop.time() + real)
+            loop.call_later(real / 2, self._put_off, limit, real)
 
 
 class QuickClock:

@@ -126,7 +126,8 @@ async def test_what_may_have_acted_is_repeated_only_where_that_does_no_harm(
 ):
     sandbox.faults.add(attrs.evolve(fault, route=endpoint.route, times=1))
     hangs = fault.kind in {"silence", "slow", "informational"}
-    clock = FakeClock(patience=0.1 if hangs else 5, once=True)
+    options = {"patience": 0.1 if hangs else 5, "once": True}
+    clock = FakeClock(**options, has_come=lambda: sandbox.requests)
     async with sandbox.session(clock=clock) as session:
         if endpoint.repeats:
             await endpoint.call(session, sandbox)
