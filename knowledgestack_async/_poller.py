@@ -271,7 +271,7 @@ class Poller(Generic[StateT]):
     async def _serve(self, after: asyncio.Task[None] | None) -> None:
         if after is not None:
             await asyncio.wait([after])
-        while self._subscriptions:  # pragma: no branch - mostly it is cancelled
+        while True:  # cancelled when the last subscription leaves
             self._changed.clear()
             now = self._clock.now()
             if min(one.due_at for one in self._subscriptions) > now:
@@ -329,8 +329,8 @@ class Poller(Generic[StateT]):
         def deliver(observation: Observation[StateT]) -> None:
             self._asked.discard(observation.id)
             for number, one in enumerate(look.interested(observation.id)):
-                if one not in self._subscriptions:  # pragma: no branch - it was left meanwhile
-                    continue  # pragma: no cover - it was left meanwhile
+                if one not in self._subscriptions:  # it was left meanwhile
+                    continue
                 if one.everything or observation.id in one.wanted:
                     one.on_observation(observation if not number else observation.for_another())
                 if look.found(one, observation.id) and one in self._subscriptions:

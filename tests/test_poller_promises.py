@@ -447,6 +447,25 @@ async def test_other_totals_that_make_no_sense_hide_nothing_without_a_word(virtu
     assert told.count("status") == 250 or "trouble" in told
 
 
+# Those who leave
+
+
+@in_virtual_time
+async def test_one_who_leaves_during_a_look_takes_nothing_from_the_others(virtual):
+    async with box_of(virtual, 3, statuses={"completed": 1.0}) as box:
+        [one, *_] = box.store.ids()
+        async with session_of(box, virtual) as session:
+            waits = [asyncio.create_task(ks.wait_for_ingestion(session, one)) for _ in range(3)]
+            box.before_request = lambda _: waits[1].cancel()
+            done = await asyncio.gather(*waits, return_exceptions=True)
+    assert [type(result).__name__ for result in done] == [
+        "WorkflowDetailResponse",
+        "CancelledError",
+        "WorkflowDetailResponse",
+    ]
+    assert box.request_counts[GET] == 1
+
+
 # Errors
 
 
