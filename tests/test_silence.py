@@ -47,7 +47,7 @@ async def one_more_runs(box):
 # A job goes on
 
 
-@pytest.mark.parametrize(("lasting", "factor"), [(1.0, 8.0), (25.0, 20.0)])
+@pytest.mark.parametrize(("lasting", "factor"), [(1.0, 4.0), (25.0, 20.0)])
 async def test_a_job_goes_on_soon_after_a_silence_of_any_length(tmp_path, lasting, factor):
     async def measure():
         case = CASES["single"] | {"lasting": lasting, "factor": factor}
