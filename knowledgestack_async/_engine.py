@@ -171,8 +171,10 @@ class Engine:
 
     def _tell_breaker(self, call: Call[Any], problem: Problem, progress: CallProgress) -> None:
         """What the server has a reason to say no to shows that it is there, too."""
-        if problem.fault is Fault.LIMITED or _is_said(problem):
+        if _is_said(problem):
             self.breaker.succeeded(call.key, 0)
+        elif problem.fault is Fault.LIMITED:
+            self.breaker.answered(call.key)
         else:
             self.breaker.failed(progress.probe, self._clock.now())
         progress.probe = None

@@ -214,8 +214,8 @@ class Sender:
         elif isinstance(error, NotFound) and not error.names_it:
             return self._conclude_unnamed(concluded, error, since)
         if state in {ItemState.PLANNED, ItemState.UNKNOWN}:
-            is_away = isinstance(error, ConnectionFailed | CredentialError | NotFound)
-            is_away = is_away or self._upstream.is_exhausted
+            unsent = ConnectionFailed | CredentialError | DeadlineExceeded
+            is_away = isinstance(error, unsent | NotFound) or self._upstream.is_exhausted
             self._breaker.failed(reason, since=since, in_bulk=len(items) > 1, is_away=is_away)
         return concluded
 

@@ -168,9 +168,13 @@ class CircuitBreaker:
 
     def succeeded(self, route: object, retries: int) -> None:
         """A call succeeded after this number of retries, or the server said why it won't do it."""
+        self._given_up.pop(route, None)
+        self.answered(route, retries)
+
+    def answered(self, route: object, retries: int = 0) -> None:
+        """The server is there, whatever it said."""
         if self._open.pop(route, None) is not None:
             self._tokens = self._budget
-        self._given_up.pop(route, None)
         self.give_back(retries or self.REFILL)
 
     def gave_up(self, route: object) -> None:

@@ -44,8 +44,10 @@ async def failed_box(count, **options):
 
 
 async def until(condition):
-    while not condition():
-        await asyncio.sleep(0.001)
+    """Wait for it; a minute is more than anything takes, and pytest's own limit can get lost in a loop."""
+    async with asyncio.timeout(50):
+        while not condition():
+            await asyncio.sleep(0.001)
 
 
 def effects_by_id(box):
