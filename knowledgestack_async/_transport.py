@@ -7,7 +7,7 @@ import os
 import selectors
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from weakref import WeakSet, ref
 
 import aiohttp
@@ -193,10 +193,9 @@ class Transport:
         """Close what was opened, where nothing can be awaited any more."""
         if self._options.client_session is None:
             for session in filter(None, (self._pooled, self._single)):
-                connector = session.connector
+                connector = cast("_WatchedConnector", session.connector)
                 session.detach()
-                if isinstance(connector, _WatchedConnector):  # pragma: no branch - ours always is
-                    connector.abandon()
+                connector.abandon()
 
     async def close(self) -> None:
         """Close what was opened; an aiohttp session that was given stays open."""

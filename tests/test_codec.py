@@ -222,6 +222,10 @@ def test_plain_json_is_read_and_written(value):
     assert decode_json(encode_json(value)) == value
 
 
+def test_a_name_that_is_a_number_is_written_as_json_has_it():
+    assert encode_json({1: {-2: "a"}}) == b'{"1":{"-2":"a"}}'
+
+
 MISTAKES = [
     ("workflow_id", None, "expected a text, got null"),
     ("workflow_id", 5, "expected a text, got a number"),
