@@ -57,7 +57,6 @@ def _is_said(problem: Problem) -> bool:
     return problem.fault in {Fault.DENIED, Fault.QUOTA} and not is_unnamed
 
 
-
 class _Nap(Interruption):
     """The wait for a retry."""
 

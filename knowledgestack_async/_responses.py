@@ -63,7 +63,8 @@ def _all_of(headers: Mapping[str, str], name: str) -> list[str]:
 
 
 def _seconds_in(text: str, headers: Mapping[str, str], wall_clock: float) -> float | None:
-    if _NUMBER.fullmatch(text.strip()):
+    text = text.strip(" \t")
+    if _NUMBER.fullmatch(text):
         seconds = float(text)
         return seconds if math.isfinite(seconds) else None
     until = http_date(text)

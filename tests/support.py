@@ -92,7 +92,6 @@ class FakeClock:
                 self.patience = 5.0
             raise
 
-
     def _put_off(self, limit: asyncio.Timeout, real: float | None) -> None:
         """Let a timeout begin anew again and again, until what it is for has come."""
         if real and not self.has_come():

@@ -75,6 +75,7 @@ async def until(condition: Callable[[], object], virtual: VirtualTime) -> None:
 # A blip
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("kind", "lasting", "count"),
     [
@@ -93,6 +94,7 @@ async def test_a_blip_fails_no_gathered_read(virtual, kind, lasting, count):
             assert virtual.now() - began <= LONGEST + MARGIN
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("kind", ["429", "500", "504", "close", "503 with Retry-After"])
 @in_virtual_time
 async def test_nor_does_one_of_another_kind(virtual, kind):
@@ -102,6 +104,7 @@ async def test_nor_does_one_of_another_kind(virtual, kind):
             assert await outcomes(reads(session, box.store.ids(), 100)) == {"fine": 100}
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("dialect", ["offset", "system-jobs"])
 @in_virtual_time
 async def test_nor_does_one_while_the_generation_is_not_known_yet(virtual, dialect):
@@ -168,6 +171,7 @@ async def test_nor_does_a_restart_that_refuses_connections(virtual, lasting):
     assert [type(one).__name__ for one in results] == ["WorkflowStatusResponse"] * 100
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("lasting", [1.0, 2.0])
 @in_virtual_time
 async def test_nor_does_a_moment_of_silence(virtual, lasting):
@@ -181,6 +185,7 @@ async def test_nor_does_a_moment_of_silence(virtual, lasting):
             assert await outcomes(reads(session, ids, 200)) == {"fine": 200}
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("kind", "lasting", "count"),
     [("503", 1.0, 3_000), ("502", 0.3, 500), ("502", 2.0, 500), ("reset", 1.0, 500)],
@@ -197,6 +202,7 @@ async def test_nor_one_of_a_poll(virtual, kind, lasting, count):
     assert Counter(type(result.error).__name__ for result in got) == {"NoneType": count}
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("lasting", [0.3, 1.0, 2.0])
 @pytest.mark.parametrize("kind", ["503", "502", "reset"])
 @in_virtual_time
@@ -223,6 +229,7 @@ async def test_nor_a_walk_of_very_many(virtual):
     assert got == 20_000
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("lasting", [1.0, 2.0])
 @pytest.mark.parametrize("kind", ["503", "502", "reset"])
 @in_virtual_time
@@ -238,6 +245,7 @@ async def test_nor_a_call_of_an_app_that_makes_fifty_a_second(virtual, kind, las
             assert await outcomes(calls) == {"fine": 250}
 
 
+@pytest.mark.no_cover
 @in_virtual_time
 async def test_nor_one_after_the_other_with_calls_in_between(virtual):
     async with Sandbox(ingestions=20) as box:
@@ -258,6 +266,7 @@ async def test_nor_a_rerun_that_is_refused_for_a_moment_and_each_acts_once(virtu
     assert Counter(effect.id for effect in box.effects) == dict.fromkeys(ids, 1)
 
 
+@pytest.mark.no_cover
 @in_virtual_time
 async def test_nor_a_callback_beside_reads(virtual):
     async with Sandbox(ingestions=20, runs=40) as box:
@@ -269,6 +278,7 @@ async def test_nor_a_callback_beside_reads(virtual):
             assert await outcomes(calls) == {"fine": 130}
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(("kind", "lasting"), [("503", 0.3), ("reset", 0.1), ("502", 0.1)])
 async def test_nor_a_read_in_real_time(kind, lasting):
     async with Sandbox(ingestions=20) as box:
@@ -281,6 +291,7 @@ async def test_nor_a_read_in_real_time(kind, lasting):
 # Jobs, waits and watches
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("lasting", [0.3, 2.0])
 @pytest.mark.parametrize("kind", ["503", "502", "reset"])
 @in_virtual_time
@@ -300,6 +311,7 @@ async def test_waits_come_through_a_blip(virtual, kind, lasting):
             assert await outcomes(waits) == {"fine": 150}
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("everything", [False, True])
 @pytest.mark.parametrize("kind", ["503", "502", "reset"])
 @in_virtual_time
@@ -331,6 +343,7 @@ class BoxClock:
         return 1_780_000_000 + self.virtual.now()
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(("kind", "unknown"), [("503", 0), ("502", 60), ("reset", 60)])
 @in_virtual_time
 async def test_a_bulk_rerun_beside_reads_comes_through_a_blip(virtual, tmp_path, kind, unknown):
@@ -403,6 +416,7 @@ async def test_an_outage_is_not_fed_and_each_call_fails_in_its_own_time(virtual,
     assert max(took for took, _, _ in results) <= longest + MARGIN
 
 
+@pytest.mark.no_cover
 @in_virtual_time
 async def test_a_large_poll_costs_hardly_more_than_a_request_a_call(virtual):
     """Its calls come a hundred at a time, so the outage lasts for as long as a hundred rounds."""
@@ -417,6 +431,7 @@ async def test_a_large_poll_costs_hardly_more_than_a_request_a_call(virtual):
     assert errors == {ks.ServiceUnavailable: count}
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("kind", ["503", "refused"])
 @in_virtual_time
 async def test_an_app_that_goes_on_calling_costs_hardly_more_than_its_calls(virtual, kind):
@@ -473,6 +488,7 @@ async def test_who_is_cancelled_or_whose_session_closes_waits_for_no_server(virt
         assert session.stats.in_flight == 0
 
 
+@pytest.mark.no_cover
 @in_virtual_time
 async def test_when_the_server_is_back_nobody_waits_any_more(virtual):
     async with Sandbox(ingestions=20) as box:
@@ -492,6 +508,7 @@ async def test_when_the_server_is_back_nobody_waits_any_more(virtual):
             assert virtual.now() - began < 0.5
 
 
+@pytest.mark.no_cover
 @in_virtual_time
 async def test_one_route_that_is_out_of_order_fails_no_call_to_another(virtual):
     async with Sandbox(ingestions=20) as box:
@@ -522,6 +539,7 @@ async def test_one_thing_that_is_out_of_order_fails_no_call_for_another(virtual)
     assert both == [{ks.ServerError: 100}, {"fine": 200}]
 
 
+@pytest.mark.no_cover
 @in_virtual_time
 async def test_all_that_a_session_does_asks_a_server_that_is_away_with_one_voice(virtual, tmp_path):
     """A job, a watch, waits and calls share what they know of the server."""

@@ -257,6 +257,7 @@ async def test_a_wait_that_was_interrupted_goes_on(path):
         assert effects_by_id(box) == Counter(ids)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("dialect", ["documented", "system-jobs"])
 async def test_the_workflows_running_on_the_servers_side_are_capped(dialect, path):
     box_clock = SteppedClock()
@@ -643,6 +644,7 @@ async def test_a_pause_ends_when_the_server_is_back_or_says_that_it_is_no_use(
     assert stops or report.counts == {"accepted": 30}
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("point", POINTS)
 async def test_killed_with_sigkill_nothing_is_lost_or_sent_twice(point, path):
     await kill_and_resume(path, point, seed=1)

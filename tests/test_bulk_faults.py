@@ -71,6 +71,7 @@ def assert_each_ran_once(box):
 # --- 404s that name nothing, during a job ---
 
 
+@pytest.mark.no_cover
 @every_dialect
 @every_unnamed
 async def test_a_proxys_404_for_seconds_pauses_the_job_and_refuses_nothing(dialect, body, path):
@@ -96,6 +97,7 @@ async def test_a_proxys_404_for_seconds_pauses_the_job_and_refuses_nothing(diale
     assert sent <= 100  # of what is left, not each is tried against a wall
 
 
+@pytest.mark.no_cover
 @every_dialect
 @pytest.mark.parametrize("body", [UNNAMED["nginx"], UNNAMED["unrouted"]], ids=["nginx", "unrouted"])
 async def test_404s_of_the_reruns_alone_are_no_refusals(dialect, body, path):
@@ -198,6 +200,7 @@ async def test_404s_that_name_nothing_while_it_is_planned_refuse_nothing(dialect
         assert effects_by_id(box) == Counter(ids)
 
 
+@pytest.mark.no_cover
 @every_dialect
 @pytest.mark.parametrize("count", [3, 40])
 async def test_where_all_that_it_is_planned_with_is_a_404_nothing_is_refused(dialect, count, path):
@@ -253,6 +256,7 @@ async def test_a_dialect_by_name_that_isnt_the_servers_ends_a_job_that_has_not_b
                     await job.finish()
 
 
+@pytest.mark.no_cover
 @every_dialect
 @pytest.mark.parametrize("body", [UNNAMED["nginx"], UNNAMED["unrouted"]], ids=["nginx", "unrouted"])
 async def test_404s_that_name_nothing_refuse_nothing_of_a_job_that_goes_on(dialect, body, path):
@@ -272,6 +276,7 @@ async def test_404s_that_name_nothing_refuse_nothing_of_a_job_that_goes_on(diale
         assert effects_by_id(box) == Counter(ids)
 
 
+@pytest.mark.no_cover
 @every_dialect
 @pytest.mark.parametrize("body", [UNNAMED["nginx"], UNNAMED["unrouted"]], ids=["nginx", "unrouted"])
 async def test_a_proxys_404_is_no_proof_that_an_unknown_one_didnt_run(dialect, body, path):
@@ -319,6 +324,7 @@ async def test_what_is_followed_through_a_proxys_404_is_not_told_to_be_missing(
         assert effects_by_id(box) == Counter(ids)
 
 
+@pytest.mark.no_cover
 @every_dialect
 async def test_a_followed_job_through_404s_of_everything_ends_well(dialect, path):
     """From before the first is sent: reruns and looks meet it both."""
@@ -425,6 +431,7 @@ def test_after_a_proxys_404s_trying_again_what_went_wrong_runs_nothing_twice(
 MOVES = [("documented", "system-jobs"), ("offset", "system-jobs"), ("system-jobs", "offset")]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(("before", "after"), MOVES, ids=map("-to-".join, MOVES))
 @pytest.mark.parametrize("wait", [False, True], ids=["sent", "followed"])
 async def test_an_upgrade_in_the_middle_of_a_job_refuses_nothing(before, after, wait, path):
@@ -452,6 +459,7 @@ async def test_an_upgrade_in_the_middle_of_a_job_refuses_nothing(before, after, 
         assert_each_ran_once(box)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(("first", "second"), MOVES[:2], ids=map("+".join, MOVES[:2]))
 @pytest.mark.parametrize("wait", [False, True], ids=["sent", "followed"])
 async def test_a_rolling_upgrade_refuses_nothing(first, second, wait, path):
@@ -477,6 +485,7 @@ async def test_a_rolling_upgrade_refuses_nothing(first, second, wait, path):
         assert_each_ran_once(box)
 
 
+@pytest.mark.no_cover
 @every_dialect
 async def test_a_pod_that_answers_for_nobody_refuses_nothing(dialect, path):
     """One of four is another service's, and stays: its 404s are met again and again."""
@@ -546,6 +555,7 @@ async def test_a_page_at_200_that_passes_keeps_no_callback_from_being_delivered(
         assert sandbox.store.get_run(run_id).status == "COMPLETED"
 
 
+@pytest.mark.no_cover
 @every_dialect
 @pytest.mark.parametrize("body", [PAGES["page"], PAGES["text"]], ids=["page", "text"])
 @pytest.mark.parametrize("effect", [False, True], ids=["unseen", "acted"])

@@ -226,6 +226,7 @@ async def test_what_ended_a_job_comes_up_where_its_block_is_left(path):
 # What must not be exceeded
 
 
+@pytest.mark.no_cover
 async def test_what_waits_to_be_sent_again_is_not_written_off(path):
     """Three were refused and wait, one hangs: after the silence no more than four are on their way."""
 
@@ -286,6 +287,7 @@ async def test_a_low_rate_sends_one_after_the_other(path):
     assert together <= 1  # a busy machine may be late for one, and in time for the next
 
 
+@pytest.mark.no_cover
 async def test_a_rate_is_kept_after_a_pause_too(path):
     clock = QuickClock()
     async with failed_box(40) as box, box.session(clock=clock, timeout=60.0) as session:

@@ -44,6 +44,7 @@ def run_id(server, status, place=0):
     return [id_ for id_ in book.ids() if book.get(id_).status == status][place]
 
 
+@pytest.mark.no_cover
 def test_list(server):
     env = environment(server)
     ids = list(server.store.ids())
@@ -87,6 +88,7 @@ def test_get(server):
     assert f"workflow_id:                 {id_}" in shown.out
 
 
+@pytest.mark.no_cover
 def test_rerun_and_wait(server, tmp_path):
     first, second, third = server.store.ids("failed")[3:6]
     journal = str(tmp_path / "own.journal")
@@ -109,6 +111,7 @@ def test_rerun_and_wait(server, tmp_path):
     assert (waited.code, waited.out) == (0, f"{first}\n")
 
 
+@pytest.mark.no_cover
 def test_jobs(tmp_path):
     journal = tmp_path / "own.journal"
     with served(dialect="offset", ingestions=24, pipeline_seconds=(0.02, 0.05)) as slow:
@@ -140,6 +143,7 @@ def test_jobs(tmp_path):
         assert (retried.code, retried.out) == (0, "")
 
 
+@pytest.mark.no_cover
 def test_watch(server):
     ids = list(server.store.ids("failed")[12:14])
     piped = in_pipe(["watch", *ids, "--exit-status"], environment(server))
@@ -154,6 +158,7 @@ def test_watch(server):
     assert left.out.endswith("Go on with: ks-async watch\n\nInterrupted.\n")
 
 
+@pytest.mark.no_cover
 def test_monitor(server):
     env = environment(server)
     started = [made(["monitor", "--prometheus", "0"], env) for made in (Terminal, Piped)]
@@ -181,6 +186,7 @@ def test_an_interruption_is_130_without_a_traceback(server):
     assert "Traceback" not in result.out
 
 
+@pytest.mark.no_cover
 def test_status_and_cancel(server):
     open_, over = server.store.ids("failed")[9:11]
     server.store.set_status(open_, "processing")
@@ -199,6 +205,7 @@ def test_status_and_cancel(server):
     assert kept.end().code == 1
 
 
+@pytest.mark.no_cover
 def test_runs(server):
     env = environment(server)
     running, failed = run_id(server, "RUNNING", 1), run_id(server, "FAILED", 1)
@@ -221,6 +228,7 @@ def test_runs(server):
     assert "Error: " in gone.err
 
 
+@pytest.mark.no_cover
 def test_doctor(server):
     shown = Terminal(["--sandbox", "doctor"], environment())
     piped = in_pipe(["doctor"], environment(server))

@@ -66,6 +66,7 @@ def with_stderr_on_terminal(args, env):
 # --- the other kind of output ---
 
 
+@pytest.mark.no_cover
 def test_a_list_in_a_pipe(server, env):
     table = in_pipe(["ingestions", "list", "--limit", "3"], env)
     assert (table.code, table.err) == (0, "")
@@ -87,6 +88,7 @@ def test_waiting_on_a_terminal(server, env):
     assert ended.out.rstrip().endswith("Of 2: 1 done, 1 failed.")
 
 
+@pytest.mark.no_cover
 def test_runs_in_a_pipe_and_on_a_terminal(server, env):
     book = server.store.runs
     failed, running = book.newest("FAILED").id, book.newest("RUNNING").id
@@ -102,6 +104,7 @@ def test_runs_in_a_pipe_and_on_a_terminal(server, env):
     assert (again.code, again.out.splitlines()[1]) == (0, f"{running}\talready_terminal")
 
 
+@pytest.mark.no_cover
 def test_jobs_in_a_pipe(env, journal):
     listed = in_pipe(["jobs", "list", str(journal), "-o", "ndjson"], env)
     assert (listed.code, listed.err) == (0, "")
@@ -117,6 +120,7 @@ def test_jobs_in_a_pipe(env, journal):
     assert "The job's journal: " in retried.err
 
 
+@pytest.mark.no_cover
 def test_jobs_on_a_terminal(env, journal):
     shown = on_terminal(["jobs", "show", str(journal)], env)
     assert shown.code == 0
@@ -135,6 +139,7 @@ def test_jobs_on_a_terminal(env, journal):
     assert kept.out.endswith("Nothing was done.\n")
 
 
+@pytest.mark.no_cover
 def test_deleting_a_job_in_a_pipe_and_on_a_terminal(env, journal):
     unasked = in_pipe(["jobs", "delete", str(journal)], env)
     assert (unasked.code, unasked.out) == (2, "")
@@ -151,6 +156,7 @@ def test_deleting_a_job_in_a_pipe_and_on_a_terminal(env, journal):
     assert "Error: " in again.out
 
 
+@pytest.mark.no_cover
 def test_a_dry_run_in_a_pipe_and_on_a_terminal(server, env):
     args = ["ingestions", "rerun", "--status", "failed", "--dry-run"]
     failed = len(server.store.ids("failed"))
@@ -177,6 +183,7 @@ def test_results_stay_apart_from_progress(server, env):
     assert said.startswith("\x1b[31mError: ")
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("how", ["NO_COLOR", "--no-color", "TERM"])
 def test_colors_can_be_turned_off(env, how):
     more = {"NO_COLOR": {"NO_COLOR": "1"}, "TERM": {"TERM": "dumb"}}.get(how, {})
@@ -189,6 +196,7 @@ def test_colors_can_be_turned_off(env, how):
     assert not re.search(r"\x1b\[\d*m", missing.out)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     "args",
     [
@@ -227,6 +235,7 @@ def test_a_watch_in_a_pipe_that_is_interrupted(server, env):
     assert "Traceback" not in err
 
 
+@pytest.mark.no_cover
 def test_a_traceback_comes_only_with_debug(env):
     plain = in_pipe(["ingestions", "get", "nope"], env)
     assert (plain.code, len(plain.err.splitlines())) == (3, 2)
@@ -236,6 +245,7 @@ def test_a_traceback_comes_only_with_debug(env):
     assert KEY not in told.err
 
 
+@pytest.mark.no_cover
 def test_the_key_is_no_argument(env):
     for option in ("--api-key", "--key", "--token"):
         refused = in_pipe(["ingestions", "list", option, "sk-user-x"], env)
@@ -264,6 +274,7 @@ def test_what_only_some_commands_need_is_not_imported_at_the_start(args):
     assert not imported & {"rich", "knowledgestack_async.sandbox", "prometheus_client"}
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [

@@ -66,6 +66,7 @@ def end_later(server, outcome, looks=6):
 # --- watch ---
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("outcome", "options", "code"),
     [("completed", ("--exit-status",), 0), ("failed", ("--exit-status",), 1), ("failed", (), 0)],

@@ -261,6 +261,7 @@ BOUNDS = [
 ]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("bounds", BOUNDS, ids=str)
 async def test_calls_beyond_its_connections_wait_for_a_slot_and_run_into_no_timeout(
     sandbox, bounds
@@ -366,6 +367,7 @@ HURRIED = [
 ]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("limits", HURRIED, ids=str)
 @pytest.mark.parametrize("way", ["GET", "rerun"])
 async def test_its_own_time_limit_is_refused_by_name_or_ends_no_try_before_ours(
@@ -484,6 +486,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("setting", OTHERS)
 @pytest.mark.parametrize("way", EVERY_WAY)
 async def test_its_other_settings_are_refused_by_name_or_harm_no_call(sandbox, setting, way):

@@ -60,6 +60,7 @@ def test_the_import_stays_beside_aiohttps():
 
 # An item is itself, a text or a time for each of its fields, and its place in the page; with the
 # later fields also the uploader, with texts and a place of its own.
+@pytest.mark.no_cover
 @pytest.mark.parametrize(("item", "blocks"), [(EARLIER, 14), (EARLIER | LATER, 24)])
 def test_a_decoded_item_takes_few_allocations(item, blocks):
     body = page_of(item)
@@ -93,6 +94,7 @@ def test_decoding_a_page_hardly_runs_any_python_for_an_item(item, calls):
 
 # Windows overlap, which proves that nothing is missing between them: by an item where the server
 # takes offsets, by what a size can be found for where it numbers its pages.
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("dialect", "more"), [("documented", 1.15), ("offset", 1.02), ("system-jobs", 1.02)]
 )
@@ -123,6 +125,7 @@ async def test_a_tick_that_watches_10_000_takes_a_hundred_requests(dialect):
     assert 100 <= requests[2] <= 102
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(("dialect", "requests"), [("offset", 1_000), ("system-jobs", 5)])
 async def test_rerunning_what_was_just_read_takes_no_request_but_the_reruns(
     dialect, requests, tmp_path

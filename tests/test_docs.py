@@ -120,6 +120,7 @@ async def run_snippet(code, sandbox):
             await running
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("block", SNIPPETS, ids=str)
 def test_an_example_runs(block, here, capsys):
     if "asyncio.run(" in block.code:
@@ -141,6 +142,7 @@ def test_an_example_of_a_test_passes(block, pytester):
     done.assert_outcomes(passed=block.code.count("def test_"))
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("block", SHELL, ids=str)
 def test_a_shell_example_ends_well(block, tmp_path):
     scripts = Path(sys.executable).parent
@@ -232,6 +234,7 @@ def lines_that_are_split(made):
                     yield ast.literal_eval(after.value).partition("\n")[0]
 
 
+@pytest.mark.no_cover
 def test_no_colon_in_the_reference_makes_a_type_of_half_a_sentence():
     looked_at = []
     for name, made in shown_in_the_reference():

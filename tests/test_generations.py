@@ -69,6 +69,7 @@ async def test_a_walk_gives_everything_once_and_newest_first(box, user):
     )
 
 
+@pytest.mark.no_cover
 async def test_failed_ones_are_found_rerun_and_waited_for(box, user):
     failed = await ks.iter_ingestion_workflows(user, status=ks.IngestionStatus.FAILED, limit=3)
     for before in failed:
@@ -279,6 +280,7 @@ async def test_a_page_size_other_than_the_one_asked_for_loses_nothing(box, user,
     assert [item.workflow_id for item in found] == list(box.store.ids())
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("prefetch", [0, None])
 @pytest.mark.parametrize("grows", [True, False])
 async def test_a_total_that_moves_during_the_walk_loses_nothing(box, user, grows, prefetch):
@@ -337,6 +339,7 @@ async def test_oldest_first_where_the_server_can():
         assert [item.workflow_id for item in found] == list(box.store.ids())[::-1]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("prefetch", [None, 0, 4, 16])
 async def test_a_walk_among_steady_arrivals_ends_and_loses_nothing(prefetch):
     async with Sandbox(ingestions=250, dialect="system-jobs") as box:

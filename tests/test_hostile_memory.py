@@ -117,7 +117,9 @@ def bodies():
             "list",
         ),
         "list: more sound items than were asked for": (
-            repeated(_SOUND, head=ITEMS, tail=b"]}", size=195_000 // _SOUND.count(b":") * len(_SOUND)),
+            repeated(
+                _SOUND, head=ITEMS, tail=b"]}", size=195_000 // _SOUND.count(b":") * len(_SOUND)
+            ),
             "list",
         ),
     }

@@ -378,6 +378,7 @@ async def test_a_5xx_that_does_not_pass_is_the_servers_error(sandbox, session, s
     assert caught.value.tries == len(sandbox.requests) == (1 if status in NEVER else 5)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("status", [*LIKE_500, *NEVER])
 @pytest.mark.parametrize("way", ["rerun", "cancel"])
 async def test_after_any_5xx_what_must_go_once_is_in_doubt(sandbox, session, status, way):
@@ -465,6 +466,7 @@ async def test_another_servers_page_is_no_acceptance(page, way):
     assert len(server.heads) == 1
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("way", ["callback", "delete", "request that may go twice"])
 async def test_after_another_servers_page_what_may_go_twice_goes_again(page, way):
@@ -676,6 +678,7 @@ STALLED_REFUSALS = {
 }
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("status", STALLED_REFUSALS)
 @pytest.mark.parametrize("way", ["rerun", "cancel", "callback", "delete", "request"])
 async def test_a_refusal_whose_body_stalls_is_that_refusal(way, status):

@@ -178,6 +178,7 @@ every_session = pytest.mark.parametrize(
 # --- walks ---
 
 
+@pytest.mark.no_cover
 @every_server
 @every_session
 @pytest.mark.parametrize("status", ["failed", ("failed", "cancelled"), ("completed",)])
@@ -211,6 +212,7 @@ async def test_a_status_is_honoured_by_pages_limits_and_positions_too(server):
         assert sorted({*first, *await ids_in(rest)}) == sorted(failed)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("name", TIMES)
 @pytest.mark.parametrize("also", [{}, {"status": "failed"}], ids=["alone", "with a status"])
 @pytest.mark.parametrize("is_old", [True, False], ids=["old", "drops it"])
@@ -334,6 +336,7 @@ async def test_what_is_uploaded_to_a_server_that_held_nothing_tells_what_it_can(
 # --- reruns ---
 
 
+@pytest.mark.no_cover
 @every_server
 @every_session
 @pytest.mark.parametrize("wait", [False, True], ids=["sent", "followed"])
@@ -414,6 +417,7 @@ def turn_at(front, number, matches=lambda _request: True):
     front.on_request = count
 
 
+@pytest.mark.no_cover
 @MOVES
 @pytest.mark.parametrize("at", [2, 3, 5, 8, 12])
 @pytest.mark.parametrize("filters", [{}, {"status": "failed"}, {"status": ("failed", "completed")}])
@@ -435,6 +439,7 @@ def given(filters):
     return [status] if isinstance(status, str) else list(status)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("at", [1, 2, 3, 5])
 @pytest.mark.parametrize(
     "filters", [{"oldest_first": True}, {"name_like": "report"}, {"latest_version_only": True}]
@@ -476,6 +481,7 @@ async def test_a_job_through_a_change_runs_those_that_failed_once(is_old, at, tm
         assert front.bulk_requests <= 2  # two may be on their way when it changes
 
 
+@pytest.mark.no_cover
 @MOVES
 @pytest.mark.parametrize("at", [2, 3, 4])
 async def test_a_job_whose_planning_goes_through_a_change_runs_those_that_failed_once(
@@ -510,6 +516,7 @@ async def stepped(count, **options):
         yield found
 
 
+@pytest.mark.no_cover
 @MOVES
 @pytest.mark.parametrize("count", [3, 60, None], ids=["few", "many", "everything"])
 @pytest.mark.parametrize("at", [2, 6])
@@ -544,6 +551,7 @@ async def cost_of(front, session, ids):
     return sum(costs) / len(costs)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("count", [None, 60], ids=["everything", "many"])
 async def test_a_watch_of_a_server_without_filters_reads_the_list_once_a_tick(count):
     slow = RUNNING | {"pipeline_seconds": (4000.0, 4001.0)}
@@ -604,6 +612,7 @@ def test_a_dry_run_counts_those_that_failed(cli, front):
     assert front.box.effects == []
 
 
+@pytest.mark.no_cover
 def test_the_command_line_reruns_those_that_failed(cli, front):
     cli.aim_at(front)
     failed = list(front.box.store.ids("failed"))

@@ -153,6 +153,7 @@ every_set = pytest.mark.parametrize("suffixes", SETS, ids="+".join)
 every_way = pytest.mark.parametrize("how", ["deleted", "moved"])
 
 
+@pytest.mark.no_cover
 @every_set
 @every_way
 async def test_a_new_journal_inherits_nothing(server, old, new, tmp_path, caplog, suffixes, how):
@@ -293,6 +294,7 @@ async def holding(box, path, ids):
         await child.communicate()
 
 
+@pytest.mark.no_cover
 @every_way
 @pytest.mark.parametrize("is_killed", [False, True], ids=["goes on", "killed later"])
 async def test_a_job_whose_journal_was_taken_from_under_it_and_a_new_one_run_nothing_twice(

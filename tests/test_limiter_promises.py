@@ -157,6 +157,7 @@ ROUTES = {
 }
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("most", [1, 4])
 @in_virtual_time
 async def test_while_all_wait_each_priority_has_a_share_of_the_slots(virtual, most):
@@ -331,6 +332,7 @@ async def limited(
 CALLS = {"reads": ks.get_workflow_status, "reruns": ks.rerun_ingestion_workflow}
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("what", "number", "rate", "retry_after"),
     [
@@ -360,6 +362,7 @@ async def test_a_server_that_limits_the_rate_fails_no_gathered_call(
     assert limit.asked <= 4 * number
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("retry_after", ["1", None])
 @in_virtual_time
 async def test_nor_one_of_a_poll(virtual, retry_after):
@@ -371,6 +374,7 @@ async def test_nor_one_of_a_poll(virtual, retry_after):
     assert limit.acted == dict.fromkeys(ids, 1)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("retry_after", ["1", None])
 @in_virtual_time
 async def test_nor_a_call_with_a_deadline_that_is_long_enough(virtual, retry_after):
@@ -452,6 +456,7 @@ class Keys:
         return KEY
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("most", [1, 2, 20])
 @pytest.mark.parametrize("through", ["a view", "the session itself"])
 @in_virtual_time

@@ -499,6 +499,7 @@ async def ask_for_many(site, session):
     return await asyncio.gather(*asks, return_exceptions=True)
 
 
+@pytest.mark.no_cover
 async def test_a_thousand_tasks_ask_once():
     site = Site(SYSTEM_JOBS)
     async with site.session() as session:
@@ -509,6 +510,7 @@ async def test_a_thousand_tasks_ask_once():
     assert set(site.ids.values()) == {2}
 
 
+@pytest.mark.no_cover
 async def test_a_thousand_missing_items_are_asked_about_together():
     site = Site(OFFSET, has=False)
     async with site.session() as session:
@@ -522,6 +524,7 @@ async def test_a_thousand_missing_items_are_asked_about_together():
     assert site.ids.total() <= 3 * MANY
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("is_confirmed", [True, False])
 async def test_a_thousand_tasks_share_a_probe_that_decides_nothing(is_confirmed):
     site = Site(DOCUMENTED, has=False)

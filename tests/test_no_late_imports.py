@@ -274,6 +274,7 @@ BOXES = {
 }
 
 
+@pytest.mark.no_cover
 async def test_what_goes_wrong_on_the_way_needs_no_further_module(tmp_path):
     async with AsyncExitStack() as stack:
         cases = []
@@ -339,6 +340,7 @@ SOUND = {"WorkflowStatusResponse", "list", "ConnectionFailed", "ConnectionLost"}
 needs_limits = pytest.mark.skipif(sys.platform == "win32", reason="there is no such limit")
 
 
+@pytest.mark.no_cover
 @needs_limits
 async def test_where_descriptors_are_used_up_all_that_comes_is_a_result_or_one_of_our_errors():
     async with Sandbox(ingestions=100, api_key=KEY) as sandbox:
@@ -350,6 +352,7 @@ async def test_where_descriptors_are_used_up_all_that_comes_is_a_result_or_one_o
     assert {"WorkflowStatusResponse"} <= set(found[1]) <= SOUND
 
 
+@pytest.mark.no_cover
 @needs_limits
 async def test_where_descriptors_are_used_up_a_job_ends_with_an_outcome_for_each(tmp_path):
     async with Sandbox(

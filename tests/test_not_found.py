@@ -202,6 +202,7 @@ PROBES = {
 OF_A_THING = ("get_ingestion_workflow", "rerun_ingestion_workflow", "get_workflow_status")
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("name", OF_A_THING)
 @pytest.mark.parametrize(("fault", "kind"), PROBES.values(), ids=PROBES)
 async def test_a_probe_that_decides_nothing_is_the_error_that_comes_up(name, fault, kind):
@@ -260,6 +261,7 @@ async def test_nobody_who_waits_for_a_probe_that_decides_nothing_is_told_not_fou
     assert errors or fault.status == 403
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("status", [403, 429, 500])
 @pytest.mark.parametrize("count", [3, 30])
 async def test_a_watch_whose_probe_decides_nothing_reports_trouble_and_ends_well(status, count):
@@ -373,6 +375,7 @@ async def follow(watch):
         return [change async for change in watch]
 
 
+@pytest.mark.no_cover
 @every_unnamed
 @pytest.mark.parametrize("after", [0, 2])
 async def test_a_watch_through_404s_that_name_nothing_reports_trouble_and_recovers(body, after):
@@ -575,6 +578,7 @@ async def test_hidden_items_dont_make_each_look_one_at_everything(count):
     assert_nobody_is_missing(changes)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("count", [1, 12])
 async def test_what_vanishes_is_told_though_there_are_hidden_items(dialect, count):
@@ -711,6 +715,7 @@ PODS = [("documented", "system-jobs"), ("offset", "system-jobs")]
 every_pair = pytest.mark.parametrize(("first", "second"), PODS, ids=map("+".join, PODS))
 
 
+@pytest.mark.no_cover
 @every_pair
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("is_known", [True, False], ids=["known", "unknown"])
@@ -728,6 +733,7 @@ async def test_between_two_generations_what_exists_is_not_told_to_be_missing(
     assert len(set(told) & set(box.store.ids())) >= 20
 
 
+@pytest.mark.no_cover
 @every_pair
 async def test_between_two_generations_gathered_gets_are_not_told_to_be_missing(first, second):
     async with balanced(first, second) as (box, session):
@@ -749,6 +755,7 @@ async def test_between_two_generations_a_walk_gives_all_of_it_or_a_true_error(fi
             assert [one.workflow_id for one in found] == list(box.store.ids())
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("first", "second"), [("documented", "offset"), ("offset", "documented"), *PODS]
 )

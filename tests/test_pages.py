@@ -95,6 +95,7 @@ STYLES = pytest.mark.parametrize("by_number", [True, False])
 # The three ways to read, and laziness
 
 
+@pytest.mark.no_cover
 @AHEAD
 @STYLES
 @pytest.mark.parametrize("count", [0, 1, 99, 100, 101, 1_234])
@@ -242,6 +243,7 @@ async def test_the_depth_shrinks_while_the_reader_is_slow(walk):
     await pages.aclose()
 
 
+@pytest.mark.no_cover
 async def test_a_million_items_are_walked_in_flat_memory(walk):
     held = []
 
@@ -310,6 +312,7 @@ async def test_closing_twice_does_no_harm(walk):
     assert await iterator == []
 
 
+@pytest.mark.no_cover
 @AHEAD
 @STYLES
 async def test_an_error_comes_up_at_its_place_and_going_on_tries_again(walk, prefetch, by_number):
@@ -387,6 +390,7 @@ async def test_endless_empty_pages_are_an_error_soon(walk, prefetch, by_number):
     assert len(asked) <= 100 + 16 + 12  # rows may be hidden from this key for hundreds of places
 
 
+@pytest.mark.no_cover
 @AHEAD
 @STYLES
 @pytest.mark.parametrize("total", [200, 1_000, 10**12])
@@ -498,6 +502,7 @@ def scenes(**options):
 PREFETCH = pytest.mark.parametrize("prefetch", [0, None, 5])
 
 
+@pytest.mark.no_cover
 @STYLES
 @PREFETCH
 @pytest.mark.parametrize("churn", [0, 2, 10, 40])
@@ -506,6 +511,7 @@ async def test_nothing_that_stays_is_lost_or_given_twice(walk, by_number, prefet
         changing.check(await walk(changing.fetch, prefetch=prefetch))
 
 
+@pytest.mark.no_cover
 @STYLES
 @PREFETCH
 @pytest.mark.parametrize("fixed_size", [20, 50])
@@ -516,6 +522,7 @@ async def test_nothing_is_lost_where_the_server_has_a_page_size_of_its_own(
         changing.check(await walk(changing.fetch, prefetch=prefetch))
 
 
+@pytest.mark.no_cover
 @STYLES
 @PREFETCH
 @pytest.mark.parametrize("hidden", [0.1, 0.5])
@@ -526,6 +533,7 @@ async def test_nothing_is_lost_where_a_user_sees_fewer_items_than_there_are(
         changing.check(await walk(changing.fetch, prefetch=prefetch))
 
 
+@pytest.mark.no_cover
 @STYLES
 @PREFETCH
 @pytest.mark.parametrize("page_size", [1, 3, 7])

@@ -221,6 +221,7 @@ SPOILT = {
 }
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("count", [10, 12])
 @pytest.mark.parametrize("spoilt", SPOILT)
 @in_virtual_time
@@ -256,6 +257,7 @@ async def test_nor_does_it_keep_a_watch_from_its_end(virtual, dialect):
     assert {one: final[one] for one in ids[:20]} == dict.fromkeys(ids[:20], 1)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("where", ["list", "list and single"])
 @pytest.mark.parametrize("count", [5, 12, 40])
 @in_virtual_time
@@ -641,6 +643,7 @@ async def take_all(watch) -> None:
 # What is kept
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(("how", "each"), [("walk", 100), ("walk", 50), ("watch", 50)])
 @in_virtual_time
 async def test_a_few_that_are_kept_do_not_keep_their_pages(virtual, how, each):
@@ -679,6 +682,7 @@ async def test_a_few_that_are_kept_do_not_keep_their_pages(virtual, how, each):
     assert size / len(few) < 12_000, "with its page it would be twice to five times that"
 
 
+@pytest.mark.no_cover
 @in_virtual_time
 async def test_all_that_are_kept_share_their_pages(virtual):
     async with box_of(virtual, 1_000, record=False) as box:
@@ -930,6 +934,7 @@ class Looks:
         self._last_at = now
 
 
+@pytest.mark.no_cover
 @in_virtual_time
 async def test_a_hidden_item_makes_not_every_look_one_at_everything(virtual):
     options = {"dialect": "system-jobs", "statuses": {"completed": 1.0}}

@@ -140,6 +140,7 @@ async def test_what_may_have_acted_is_repeated_only_where_that_does_no_harm(
     assert len(sandbox.effects) <= 1
 
 
+@pytest.mark.no_cover
 @every_endpoint
 @pytest.mark.parametrize("fault", UNCERTAIN, ids=title)
 async def test_a_call_that_never_comes_through_says_what_is_known(sandbox, endpoint, fault):
@@ -184,6 +185,7 @@ async def test_a_quota_that_is_used_up_is_not_waited_for(sandbox, session, endpo
     assert len(sandbox.requests) == 1
 
 
+@pytest.mark.no_cover
 @every_endpoint
 @pytest.mark.parametrize(
     ("status", "kind"),
@@ -430,6 +432,7 @@ async def test_an_empty_budget_holds_retries_but_not_those_of_callbacks(sandbox,
     assert caught.value.tries == 5  # the first success gave the budget back
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(("calls", "most"), [(10_000, 1.01), (1_000, 1.04)])
 async def test_in_an_outage_retries_hardly_add_to_the_load(calls, most):
     busy = http(b"{}", status="502 Bad Gateway")
@@ -444,6 +447,7 @@ async def test_in_an_outage_retries_hardly_add_to_the_load(calls, most):
     assert all(isinstance(result.error, ks.ServerError) for result in results)
 
 
+@pytest.mark.no_cover
 async def test_in_noise_nearly_all_come_through_at_little_cost():
     async with Sandbox(ingestions=100, seed=3, record=False) as sandbox:
         sandbox.faults.add(Fault("status", status=503, probability=0.1))
@@ -456,6 +460,7 @@ async def test_in_noise_nearly_all_come_through_at_little_cost():
             assert session.stats.requests <= 1.12 * len(ids)
 
 
+@pytest.mark.no_cover
 async def test_a_queue_is_not_a_timeout():
     async with Sandbox(ingestions=1, latency=0.05, record=False) as sandbox:
         workflow_id = sandbox.store.list(0, 1)[0][0].workflow_id
@@ -651,6 +656,7 @@ async def test_a_deadline_in_the_queue_says_that_nothing_was_sent(sandbox):
             await first
 
 
+@pytest.mark.no_cover
 async def test_cancelling_thousands_of_calls_brings_all_of_them_back():
     async with Sandbox(ingestions=1, record=False) as sandbox:
         for kind in ("silence", "stall_body", "slow"):

@@ -559,6 +559,7 @@ def simulate(calls, fails, *, concurrency, chance, latency=0.05):
     return requests / calls, succeeded / calls, now
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("calls", "concurrency", "most"),
     [
@@ -597,6 +598,7 @@ def test_in_an_outage_each_call_fails_in_the_time_of_its_own_tries(calls):
     assert seconds <= 0.5 + 1 + 2 + 4 + 5 * 0.05
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("concurrency", [1, 20, 100])
 def test_noise_of_a_tenth_is_overcome_at_little_cost(seed, concurrency):

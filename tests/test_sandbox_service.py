@@ -621,6 +621,7 @@ async def test_a_session_of_the_client_talks_to_it(serve, monkeypatch):
     assert session.options == {"base_url": call.sandbox.base_url, "timeout": 3, "api_key": "other"}
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("turns", range(6))
 async def test_a_connection_that_is_made_while_it_stops_is_closed(turns):
     """In whichever turn of the event loop it comes: asyncio loses one that it takes as a server closes."""

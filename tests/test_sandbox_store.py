@@ -335,6 +335,7 @@ def test_filters_narrow_the_list(store):
     )
 
 
+@pytest.mark.no_cover
 def test_a_hundred_thousand_are_no_sweat():
     store = Store(clock=SteppedClock())
     store.seed_ingestions(100_000, MIX)

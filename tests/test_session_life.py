@@ -153,6 +153,7 @@ async def forgiving():
         yield box
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("flags", [("-X", "dev"), ("-W", "always")], ids=" ".join)
 @pytest.mark.parametrize("kind", ["opened", "used", "viewed", "walked"])
 async def test_a_session_that_is_never_closed_says_so_in_our_words(forgiving, kind, flags):
@@ -185,6 +186,7 @@ async def test_one_that_is_kept_until_the_program_ends_is_not_told_of_in_aiohttp
     assert "Unclosed" not in told
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("kind", ["never opened", "closed"])
 async def test_nothing_is_said_of_one_that_was_closed_or_never_opened(forgiving, kind):
     code, told = await run_forgetful(forgiving, kind, "at once", "-X", "dev", "-W", "always")
@@ -362,6 +364,7 @@ async def clean_up_slowly(_run):
         await asyncio.sleep(0.2)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("through", [None, lambda _run: asyncio.sleep(60)], ids=["block", "limit"])
 async def test_under_anyio_a_report_that_is_waited_for_costs_no_processor(
     sandbox, session, through

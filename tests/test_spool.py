@@ -440,6 +440,7 @@ async def test_killed_around_its_sending_an_outcome_is_delivered_later(tmp_path,
         assert sandbox.store.get_run(run_id).is_finished
 
 
+@pytest.mark.no_cover
 async def test_killed_at_random_points_no_outcome_is_lost(tmp_path):
     async with Sandbox(ingestions=0, runs=0) as sandbox:
         add_noise(sandbox)

@@ -72,6 +72,7 @@ def kinds(results: list) -> Counter[str]:
 # A loop that was blocked
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("count", [10, 60])
 async def test_reruns_that_were_answered_while_the_loop_was_blocked_are_accepted(count):
     async with elsewhere(ingestions=count, latency=LATENCY) as box:
@@ -93,6 +94,7 @@ READS = {
 }
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("read", READS)
 async def test_reads_that_were_answered_meanwhile_are_not_sent_again(read):
     async with elsewhere(ingestions=100, latency=LATENCY) as box:
@@ -120,6 +122,7 @@ async def test_nor_is_a_report_or_a_deletion():
         assert [one.already_terminal for one in results[:10]] == [False] * 10
 
 
+@pytest.mark.no_cover
 async def test_a_loop_that_is_blocked_again_and_again_loses_nothing():
     async with elsewhere(ingestions=10, latency=LATENCY) as box:
         async with box.session(timeout=TIMEOUT, dialect="documented") as session:
@@ -200,6 +203,7 @@ DETAIL = {
 ACTION = {"workflow_id": "w-1", "action": "rerun", "message": "started"}
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("size", [1_000, 3_000_000])
 async def test_an_answer_of_any_size_is_read_to_its_end(size):
     """A large one doesn't fit into the socket: the rest comes when we read again."""
@@ -317,6 +321,7 @@ async def test_a_server_that_is_silent_all_the_while_is_given_up_soon_after():
 # Jobs
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("count", [16, 100])
 async def test_a_job_loses_nothing_to_a_loop_that_was_blocked(tmp_path, count):
     async with elsewhere(ingestions=count, latency=LATENCY) as box:
@@ -334,6 +339,7 @@ async def test_a_job_loses_nothing_to_a_loop_that_was_blocked(tmp_path, count):
     assert Counter(effect.id for effect in box.effects) == dict.fromkeys(box.store.ids(), 1)
 
 
+@pytest.mark.no_cover
 async def test_a_loop_that_was_blocked_is_no_silence_to_a_job(tmp_path):
     """Time passes twenty times as fast: it was blocked for sixteen seconds."""
     async with elsewhere(ingestions=60, latency=0.05) as box:
@@ -356,6 +362,7 @@ async def test_a_loop_that_was_blocked_is_no_silence_to_a_job(tmp_path):
     assert Counter(request.route for request in box.requests) == {"rerun_ingestion_workflow": 60}
 
 
+@pytest.mark.no_cover
 async def test_nor_is_one_that_was_blocked_before_it_could_send(tmp_path):
     """A hook of the user's blocks it for longer than the shortest silence, with one request begun."""
     blocks = iter([0.0] * 8 + [3.3])
@@ -382,6 +389,7 @@ async def test_nor_is_one_that_was_blocked_before_it_could_send(tmp_path):
     assert Counter(request.route for request in box.requests) == {"rerun_ingestion_workflow": 20}
 
 
+@pytest.mark.no_cover
 async def test_a_watch_and_waits_tell_no_trouble_after_a_loop_was_blocked():
     async with elsewhere(ingestions=30, runs=0, latency=LATENCY) as box:
         runs = [box.store.add_run("RUNNING").id for _ in range(10)]
@@ -404,6 +412,7 @@ async def test_a_watch_and_waits_tell_no_trouble_after_a_loop_was_blocked():
 # A process that was stopped
 
 
+@pytest.mark.no_cover
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="processes can't be stopped here")
 @pytest.mark.parametrize(
     ("how", "counts"),

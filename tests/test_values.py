@@ -657,6 +657,7 @@ def rewrite(box, field, moment, *, only_first):
     box.rewrite_answer = change
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("only_first", [True, False], ids=["one", "all"])
 @pytest.mark.parametrize("moment", FIRST + LAST)
 async def test_a_walk_gets_over_times_at_the_ends_of_the_calendar(odd_box, moment, only_first):

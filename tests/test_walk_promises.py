@@ -300,6 +300,7 @@ FIRST = [None, 30, 130]
 CAPS = [(250, 50), (400, 20), (600, 50), (250, 90), (250, 99), (300, 7), (101, 100), (40, 50)]
 
 
+@pytest.mark.no_cover
 @STYLES
 @pytest.mark.parametrize(("count", "cap"), CAPS)
 async def test_a_server_that_cuts_pages_and_says_so_is_walked_to_the_end(
@@ -311,6 +312,7 @@ async def test_a_server_that_cuts_pages_and_says_so_is_walked_to_the_end(
         outcome.must_be_all(server.visible, case)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("by_number", "page_begins_by"),
     [(True, "used"), (True, "asked"), (False, "")],
@@ -393,6 +395,7 @@ HIDING = {
 }
 
 
+@pytest.mark.no_cover
 @STYLES
 @pytest.mark.parametrize("hiding", HIDING)
 async def test_rows_that_are_hidden_are_no_end_and_no_error(walk, by_number, hiding):
@@ -407,6 +410,7 @@ async def test_rows_that_are_hidden_are_no_end_and_no_error(walk, by_number, hid
         outcome.must_be_all(server.visible, case)
 
 
+@pytest.mark.no_cover
 @STYLES
 @pytest.mark.parametrize("page_size", [1, 2, 3])
 async def test_rows_that_are_hidden_are_no_end_of_a_walk_in_very_small_pages(
@@ -428,6 +432,7 @@ async def test_fifty_empty_pages_in_a_row_are_no_end(walk, by_number):
     outcome.must_be_all(server.visible)
 
 
+@pytest.mark.no_cover
 @STYLES
 @pytest.mark.parametrize("cap", [20, 50])
 @pytest.mark.parametrize("hiding", ["half at random", "four of five at random", "400 in a row"])
@@ -439,6 +444,7 @@ async def test_a_server_that_cuts_pages_and_says_so_may_hide_rows_too(walk, by_n
         outcome.must_be_all(server.visible, case)
 
 
+@pytest.mark.no_cover
 @STYLES
 @pytest.mark.parametrize("cap", [20, 50, 90])
 @pytest.mark.parametrize("hiding", ["every other one", "half at random", "400 in a row"])
@@ -510,6 +516,7 @@ TOTALS = {
 }
 
 
+@pytest.mark.no_cover
 @STYLES
 @pytest.mark.parametrize("totals", TOTALS)
 async def test_a_total_that_is_wrong_loses_nothing_in_silence(walk, by_number, totals):
@@ -556,6 +563,7 @@ async def test_a_total_that_counts_only_what_this_key_sees_loses_nothing_in_sile
         outcome.must_be_all_or_explained(server.visible, case)
 
 
+@pytest.mark.no_cover
 @STYLES
 @pytest.mark.parametrize("count", [0, 1, 40, 250])
 async def test_a_list_that_says_it_is_endless_is_an_error_in_a_bounded_number_of_requests(
@@ -604,6 +612,7 @@ async def test_a_page_past_the_end_that_shows_the_last_one_again_is_bounded(walk
         outcome.must_be_all_or_explained(server.visible, case)
 
 
+@pytest.mark.no_cover
 @STYLES
 @AHEAD
 async def test_several_faults_at_a_time_lose_nothing_in_silence(walk, by_number, prefetch):
@@ -670,6 +679,7 @@ async def test_an_id_that_appears_twice_loses_nothing(walk, by_number, where):
         outcome.must_be_all(server.visible, case)
 
 
+@pytest.mark.no_cover
 @STYLES
 @pytest.mark.parametrize("where", REPEATED)
 async def test_an_id_that_appears_twice_loses_nothing_in_a_walk_that_is_taken_up_again(
@@ -692,6 +702,7 @@ async def page_after_page(server):
     return len(set(server.items) - given)
 
 
+@pytest.mark.no_cover
 @STYLES
 @pytest.mark.parametrize("prefetch", [0, None])
 @pytest.mark.parametrize("ties", [2, 5, 7, 50, 70])
@@ -712,6 +723,7 @@ async def test_ties_in_no_fixed_order_lose_at_most_what_page_after_page_does(
 # Lists that change otherwise than at their front
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("prefetch", [0, None, 5])
 @pytest.mark.parametrize("arrivals", ["end", "anywhere"])
 @pytest.mark.parametrize("page_size", [100, 20])
@@ -909,6 +921,7 @@ async def in_legs(walk, server, limit, *, keep=None, **options):
             return given
 
 
+@pytest.mark.no_cover
 @STYLES
 @pytest.mark.parametrize("limit", [1, 10, 30, 99, 100, 101, 130, 250, 500])
 async def test_limits_cut_a_walk_into_legs_without_a_loss(walk, by_number, limit):
@@ -918,6 +931,7 @@ async def test_limits_cut_a_walk_into_legs_without_a_loss(walk, by_number, limit
         outcome.must_be_all(server.items, case)
 
 
+@pytest.mark.no_cover
 @STYLES
 @pytest.mark.parametrize("limit", [1, 10, 33])
 @pytest.mark.parametrize("one_in", [2, 3, 10, 150])
@@ -1036,6 +1050,7 @@ class Shrinking(ListModel):
         del self.items[: min(most, newer)]
 
 
+@pytest.mark.no_cover
 @STYLES
 async def test_a_place_that_moves_while_it_is_looked_for_is_found(walk, by_number):
     for newer in range(400, 900, 20):
@@ -1077,6 +1092,7 @@ async def ids_in_legs(session, limit, **options):
 GENERATIONS = pytest.mark.parametrize("dialect", sorted(DIALECTS))
 
 
+@pytest.mark.no_cover
 @GENERATIONS
 @pytest.mark.parametrize(
     ("limit", "page_size"), [(130, 100), (250, 100), (30, 20), (30, 100), (130, 20), (25, 7)]
@@ -1087,6 +1103,7 @@ async def test_limits_lose_nothing_in_any_generation(dialect, limit, page_size):
         assert given == box.store.ids()
 
 
+@pytest.mark.no_cover
 @GENERATIONS
 @pytest.mark.parametrize("page_size", [100, 20, 7])
 async def test_a_limit_and_a_filter_lose_nothing_in_any_generation(dialect, page_size):
@@ -1096,6 +1113,7 @@ async def test_a_limit_and_a_filter_lose_nothing_in_any_generation(dialect, page
         assert len(given) > 100
 
 
+@pytest.mark.no_cover
 @GENERATIONS
 @pytest.mark.parametrize("status", [None, "failed"])
 @pytest.mark.parametrize("count", [1, 29, 130])
@@ -1305,6 +1323,7 @@ async def test_pages_that_are_cut_unsaid_lose_nothing_in_legs_on_any_wire(style,
         assert await ids_in_legs(session, limit) == server.visible
 
 
+@pytest.mark.no_cover
 @WIRES
 @pytest.mark.parametrize(
     "seen",
@@ -1365,6 +1384,7 @@ async def test_an_endless_list_is_an_error_on_any_wire(style):
         assert len(first) == 50
 
 
+@pytest.mark.no_cover
 @WIRES
 @pytest.mark.parametrize("name", ["total", "items", "a place", "a size"])
 @pytest.mark.parametrize("how", ["null", "absent", "negative", "text"])

@@ -392,6 +392,8 @@ def test_a_date_is_read_against_our_clock_where_the_answers_is_garbage():
 
 @settings(deadline=None)
 @given(st.text())
+@example("0\x1f")
+@example("\t7 ")
 def test_retry_after_is_never_negative_nor_endless(text):
     seconds = read_retry_after({"Retry-After": text}, WALL_CLOCK)
     assert seconds is None or 0 <= seconds < inf
